@@ -1,0 +1,52 @@
+"""The Prometheus metrics that the rooms share: each name is defined here, once."""
+
+from __future__ import annotations
+
+from prometheus_client import CONTENT_TYPE_LATEST, Counter, Gauge, Histogram, generate_latest
+
+_STAGE_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+
+SOURCE_EVENTS = Counter(
+    "whimbrel_source_events",
+    "Object events by what became of them (accepted, refused, returned, unreadable)",
+    ["source", "outcome"],
+)
+SOURCE_IN_FLIGHT = Gauge("whimbrel_source_in_flight", "Events delivered and not yet answered", ["source"])
+DELIVERY_SECONDS = Histogram(
+    "whimbrel_delivery_seconds",
+    "From the first attempt to the sink's answer",
+    ["source"],
+    buckets=_STAGE_BUCKETS,
+)
+DELIVERY_ATTEMPTS = Counter(
+    "whimbrel_delivery_attempts", "Attempts by HTTP status (0: no answer)", ["source", "status"]
+)
+
+TRANSFORMER_STAGE_SECONDS = Histogram(
+    "whimbrel_transformer_stage_seconds",
+    "Time of one image by stage (fetch, decode, predict, all)",
+    ["stage"],
+    buckets=_STAGE_BUCKETS,
+)
+TRANSFORMER_IMAGES = Counter("whimbrel_transformer_images", "Images by outcome (the reason where refused)", ["outcome"])
+
+PREDICTOR_BATCH_SIZE = Histogram(
+    "whimbrel_predictor_batch_size", "Images a batch", ["model"], buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256)
+)
+PREDICTOR_QUEUE_SECONDS = Histogram(
+    "whimbrel_predictor_queue_seconds",
+    "From acceptance to the start of the batch",
+    ["model"],
+    buckets=_STAGE_BUCKETS,
+)
+PREDICTOR_DEVICE_SECONDS = Histogram(
+    "whimbrel_predictor_device_seconds", "One batch on the device", ["model"], buckets=_STAGE_BUCKETS
+)
+PREDICTOR_IMAGES = Counter("whimbrel_predictor_images", "Images by outcome", ["model", "version", "outcome"])
+
+SINK_RECORDS = Counter("whimbrel_sink_records", "Records by sink and outcome (new, duplicate)", ["sink", "outcome"])
+
+
+def exposition() -> tuple[bytes, str]:
+    """The body and the content type of an answer to `GET /metrics`."""
+    return generate_latest(), CONTENT_TYPE_LATEST

@@ -1,0 +1,21 @@
+"""The words of the tensor contract between transformer and predictor (design contract 2)."""
+
+from __future__ import annotations
+
+IMAGES = "images"  # UINT8, (N, H, W, 3), RGB
+
+# Classification: (N, k), best first.
+INDICES = "indices"  # INT64
+SCORES = "scores"  # FP32
+NAMES = "names"  # BYTES, UTF-8: the labels of the package that answered, so that no answer is read with another's
+
+# Parameters of a request.
+PRESET_DIGEST = "preset_digest"  # which preset the tensor was prepared by
+TOP_K = "top_k"
+
+# Parameters of a response.
+MODEL_VERSION = "model_version"
+MODEL_DIGEST = "model_digest"
+
+# The header by which a request and its event are followed through logs.
+REQUEST_ID_HEADER = "x-request-id"

@@ -1,0 +1,43 @@
+"""Fixtures that more than one room's tests use."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+
+from testbed.stores import CREDENTIALS, Store, moto_store
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+
+@pytest.fixture(scope="session")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
+    """One S3 and SQS server for the whole run; a test uses buckets and queues of its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in CREDENTIALS.items():
+            patch.setenv(name, value)
+        with moto_store(tmp_path_factory.mktemp("store")) as running_store:
+            yield running_store
+
+
+@pytest.fixture
+def s3(store: Store) -> S3Client:
+    return store.s3()
+
+
+@pytest.fixture
+def bucket(s3: S3Client) -> str:
+    """A new, empty bucket."""
+    name = f"test-{uuid.uuid4().hex[:12]}"
+    s3.create_bucket(Bucket=name)
+    return name
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    """`@pytest.mark.anyio` tests run on asyncio alone."""
+    return "asyncio"

@@ -1,0 +1,1 @@
+"""What the tests start: real processes and stores on loopback, each wait bounded and on a condition."""
