@@ -17,12 +17,7 @@ _bound: ContextVar[Mapping[str, str]] = ContextVar("whimbrel_log_fields", defaul
 
 _SECRETS = (
     # authorization headers, presigned URLs, URLs with a user, and anything that calls itself a secret
-    (
-        re.compile(
-            r"(?i)\b(authorization['\"]?\s*[:=]\s*['\"]?)(?:(?:bearer|basic)\s+|aws4-hmac-sha256\s+)?[^\s'\",;]+"
-        ),
-        r"\1***",
-    ),
+    (re.compile(r"(?i)\b(authorization['\"]?\s*[:=]\s*['\"]?)[^'\"\r\n]+"), r"\1***"),
     (re.compile(r"(?i)\b(bearer|basic)\s+[a-z0-9+/=._~-]{8,}"), r"\1 ***"),
     (re.compile(r"(?i)(x-amz-(?:signature|credential|security-token)=)[^&\s'\"]+"), r"\1***"),
     (

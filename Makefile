@@ -1,0 +1,55 @@
+# Everything a contributor runs. `make help` lists it.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+export PYTHONSAFEPATH := 1
+
+VENV ?= .venv
+BIN := $(VENV)/bin
+# The first Python that kserve supports: python3 itself where it fits.
+PYTHON ?= $(shell for candidate in python3 python3.13 python3.12 python3.11; do \
+	$$candidate -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' 2>/dev/null \
+	&& { echo $$candidate; break; }; done)
+CODE := core predictors transformers eventing mlflow local cli tests benchmarks
+
+.PHONY: help demo up test lint format bench clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.demo ## install, train, classify 360 pictures that land in a bucket, show the table, leave nothing running
+	@$(BIN)/whimbrel demo
+
+up: $(VENV)/.demo ## install, start everything on this machine and stay; Ctrl-C stops it
+	@$(BIN)/whimbrel up
+
+test: $(VENV)/.dev ## install what the tests need and run all of them
+	@$(BIN)/pytest
+
+lint: $(VENV)/.dev ## ruff, mypy strict, import-linter
+	@$(BIN)/ruff format --check $(CODE)
+	@$(BIN)/ruff check $(CODE)
+	@$(BIN)/mypy $(CODE)
+	@$(BIN)/lint-imports
+
+format: $(VENV)/.dev ## format the code, mend what ruff can
+	@$(BIN)/ruff format $(CODE)
+	@$(BIN)/ruff check --fix $(CODE)
+
+bench: $(VENV)/.dev ## measure the whole way of an image; rewrites the table in benchmarks/README.md
+	@$(BIN)/python benchmarks/way.py
+
+clean: ## remove the virtual environment and all local state
+	rm -rf $(VENV) .whimbrel
+
+$(VENV)/bin/python:
+	@sh ./.ci/preflight '$(PYTHON)' '$(VENV)'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+
+$(VENV)/.demo: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --editable '.[all]'
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@touch $@ $(VENV)/.demo

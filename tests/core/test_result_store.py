@@ -1,0 +1,91 @@
+"""Results are written once and the latest is never older, on a real store, with writers that race."""
+
+from __future__ import annotations
+
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+import pytest
+
+from testbed.processes import free_port
+from testbed.records import result_of
+from whimbrel.core.errors import NotFound, Unavailable
+from whimbrel.core.result_store import ResultStore, Written
+from whimbrel.core.results import Gone, Result, latest_key, parse_gone, parse_result
+from whimbrel.core.s3 import s3_client
+from whimbrel.core.settings import S3Settings
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
+
+
+def latest(s3: S3Client, bucket: str, key: str) -> Result:
+    body = s3.get_object(Bucket=bucket, Key=latest_key("photos", key))["Body"].read()
+    return parse_result(body)
+
+
+def keys_in(s3: S3Client, bucket: str) -> list[str]:
+    return [entry["Key"] for entry in s3.list_objects_v2(Bucket=bucket).get("Contents", [])]
+
+
+def test_a_store_with_conditional_puts_is_recognised(s3: S3Client, bucket: str) -> None:
+    assert ResultStore(s3, bucket).supports_conditional_puts()
+    assert ResultStore(s3, bucket).supports_conditional_puts(), "the probe may be there from an earlier start"
+
+
+def test_a_redelivered_event_writes_nothing_new(s3: S3Client, bucket: str) -> None:
+    results = ResultStore(s3, bucket)
+    assert [results.write(result_of("a.png")) for _ in range(3)] == [Written.NEW, Written.DUPLICATE, Written.DUPLICATE]
+    assert len(keys_in(s3, bucket)) == 2
+
+
+def test_a_writer_killed_between_its_two_steps_is_made_good_by_the_redelivery(s3: S3Client, bucket: str) -> None:
+    results = ResultStore(s3, bucket)
+    results.write(result_of("a.png"))
+    s3.delete_object(Bucket=bucket, Key=latest_key("photos", "a.png"))
+
+    assert results.write(result_of("a.png")) is Written.DUPLICATE
+    assert latest(s3, bucket, "a.png") == result_of("a.png")
+
+
+def test_an_older_event_that_arrives_late_is_kept_but_not_the_latest(s3: S3Client, bucket: str) -> None:
+    results = ResultStore(s3, bucket)
+    newer = result_of("a.png", event_id="2", etag="e2", time=NOON + timedelta(minutes=1))
+    results.write(newer)
+
+    assert results.write(result_of("a.png", time=NOON)) is Written.NEW
+    assert latest(s3, bucket, "a.png") == newer
+
+
+def test_racing_writers_write_each_version_once_and_the_newest_wins(s3: S3Client, bucket: str) -> None:
+    results = ResultStore(s3, bucket)
+    versions = [result_of("a.png", event_id=str(n), etag=f"e{n}", time=NOON + timedelta(seconds=n)) for n in range(6)]
+    with ThreadPoolExecutor(12) as pool:
+        outcomes = Counter(pool.map(results.write, versions * 4))
+
+    assert outcomes == {Written.NEW: 6, Written.DUPLICATE: 18}
+    assert latest(s3, bucket, "a.png") == versions[-1]
+
+
+def test_an_object_that_was_gone_is_recorded_once(s3: S3Client, bucket: str) -> None:
+    results = ResultStore(s3, bucket)
+    result = result_of("a.png")
+    gone = Gone(object=result.object, event=result.event, reason="deleted before it was read")
+
+    assert [results.write_gone(gone), results.write_gone(gone)] == [Written.NEW, Written.DUPLICATE]
+    (key,) = keys_in(s3, bucket)
+    assert parse_gone(s3.get_object(Bucket=bucket, Key=key)["Body"].read()) == gone
+
+
+def test_a_missing_bucket_and_an_absent_store_are_to_be_tried_again(s3: S3Client) -> None:
+    with pytest.raises(NotFound, match="NoSuchBucket"):
+        ResultStore(s3, "no-such-bucket-here").write(result_of("a.png"))
+    with pytest.raises(NotFound, match="no-such-bucket-here"):
+        ResultStore(s3, "no-such-bucket-here").supports_conditional_puts()
+    away = s3_client(S3Settings(s3_endpoint=f"http://127.0.0.1:{free_port()}", s3_max_attempts=1))
+    with pytest.raises(Unavailable, match="does not answer"):
+        ResultStore(away, "results").write(result_of("a.png"))

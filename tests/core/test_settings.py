@@ -1,0 +1,78 @@
+"""Settings: the environment and the command line say the same names, and a wrong one is named in one line."""
+
+from __future__ import annotations
+
+import pytest
+from pydantic import Field, field_validator
+
+from whimbrel.core.errors import SettingsError
+from whimbrel.core.settings import CommaSeparated, S3Settings, ServerSettings, load, split_commas
+
+
+class ProbeSettings(S3Settings, ServerSettings):
+    """Settings of a probe."""
+
+    bucket: str = Field(pattern="^[a-z]+$", description="bucket to look at")
+    top_k: int = Field(default=5, ge=1, le=100, description="labels a picture")
+    hosts: CommaSeparated = Field(default=(), description="hosts that URLs may name")
+    _split = field_validator("hosts", mode="before")(split_commas)
+
+
+def probe(*arguments: str) -> ProbeSettings:
+    return load(ProbeSettings, arguments, program="probe")
+
+
+def test_the_command_line_wins_over_the_environment_and_both_spellings_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WHIMBREL_BUCKET", "photos")
+    monkeypatch.setenv("WHIMBREL_TOP_K", "3")
+    monkeypatch.setenv("WHIMBREL_HOSTS", "a.example, b.example")
+
+    settings = probe("--s3-endpoint", "http://store:9000", "--top_k=7")
+
+    assert (settings.bucket, settings.top_k, settings.hosts) == ("photos", 7, ("a.example", "b.example"))
+    assert settings.s3_endpoint == "http://store:9000"
+
+
+def test_the_port_is_also_where_knative_puts_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WHIMBREL_BUCKET", "photos")
+    assert probe().http_port == 8080
+    monkeypatch.setenv("PORT", "9001")
+    assert probe().http_port == 9001
+    monkeypatch.setenv("WHIMBREL_HTTP_PORT", "9002")
+    assert probe().http_port == 9002
+    assert probe("--http_port", "9003").http_port == 9003
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        ([], "setting WHIMBREL_BUCKET (--bucket): missing (bucket to look at); set it"),
+        (
+            ["--bucket", "b", "--top-k", "0"],
+            "setting WHIMBREL_TOP_K (--top-k): input should be greater than or equal to 1, seen '0' (labels a picture)",
+        ),
+        (["--bucket", "b", "--s3-endpoint", "store:9000"], "WHIMBREL_S3_ENDPOINT"),
+        (["--bucket", "b", "--s3-endpoint", "http://user:pass@store"], "WHIMBREL_S3_ENDPOINT"),
+        (["--bucket", "b", "--tpo-k", "3"], "expected a setting of probe, seen '--tpo-k'"),
+        (["--bucket"], "expected one argument"),
+    ],
+)
+def test_the_wrong_setting_is_named_in_one_line(arguments: list[str], line: str) -> None:
+    with pytest.raises(SettingsError) as raised:
+        probe(*arguments)
+    assert line in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_wrong_environment_is_shown_as_it_was_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WHIMBREL_BUCKET", "Not A Bucket")
+    with pytest.raises(SettingsError, match="seen 'Not A Bucket'"):
+        probe()
+
+
+def test_help_names_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exited:
+        probe("--help")
+    assert exited.value.code == 0
+    text = capsys.readouterr().out
+    assert all(name in text for name in ("--top-k", "WHIMBREL_TOP_K", "labels a picture", "default: 5", "required"))
