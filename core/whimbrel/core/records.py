@@ -87,20 +87,25 @@ class ObjectEvent:
 
 
 def parse_notification(body: bytes | str) -> list[ObjectEvent]:
-    """Every record of one S3 notification message, in its order.
+    """Every record of one S3 notification message, in its order; raises InputRefused for anything else."""
+    return [parse_record(record) for record in notification_records(body)]
+
+
+def notification_records(body: bytes | str) -> list[Any]:
+    """The records of one S3 notification message as they came: one that cannot be read leaves the others readable.
 
     The `s3:TestEvent`, which S3 sends once when a notification is configured, holds none. An SNS envelope (S3 to
-    SNS to SQS) is opened. Raises InputRefused for anything else.
+    SNS to SQS) is opened. Raises InputRefused for what is no notification.
     """
     try:
         document = json.loads(body)
     except (ValueError, RecursionError):
         raise InputRefused("expected an S3 notification in JSON") from None
     if isinstance(document, dict) and document.get("Type") == "Notification":
-        return parse_notification(_string(document, "Message"))
+        return notification_records(_string(document, "Message"))
     if isinstance(document, dict) and document.get("Event") == "s3:TestEvent":
         return []
-    return [parse_record(record) for record in _records(document)]
+    return _records(document)
 
 
 def parse_record(record: Any) -> ObjectEvent:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from enum import Enum
 from typing import TYPE_CHECKING
 
@@ -38,6 +39,7 @@ class ResultStore:
         The second step is repeated for a duplicate: the first writer may have been killed between the two.
         Raises NotFound or Unavailable when the store fails; then nothing is lost by trying again.
         """
+        result = result.model_copy(update={"recorded": datetime.now(UTC)})
         prefix = self._prefix(result.object.bucket)
         ref = result.object.ref
         try:
@@ -48,6 +50,7 @@ class ResultStore:
         return Written.NEW if new else Written.DUPLICATE
 
     def write_gone(self, gone: Gone) -> Written:
+        gone = gone.model_copy(update={"recorded": datetime.now(UTC)})
         ref = gone.object.ref
         try:
             new = self._put_once(gone_key(self._prefix(ref.bucket), ref), dump(gone))

@@ -86,7 +86,10 @@ class Prediction(BaseModel):
 
 
 class Result(BaseModel):
-    """`whimbrel.dev/result/v1` (design contract 5). `predictions` best first; `timing_ms` by stage."""
+    """`whimbrel.dev/result/v1` (design contract 5). `predictions` best first; `timing_ms` by stage.
+
+    `recorded` is when the result was written down; the sink sets it.
+    """
 
     model_config = _FROZEN
 
@@ -96,6 +99,7 @@ class Result(BaseModel):
     model: ResultModel
     predictions: tuple[Prediction, ...]
     timing_ms: dict[str, float] = Field(default_factory=dict)
+    recorded: AwareDatetime | None = None
 
 
 class Gone(BaseModel):
@@ -107,6 +111,7 @@ class Gone(BaseModel):
     object: ResultObject
     event: ResultEvent
     reason: str
+    recorded: AwareDatetime | None = None
 
 
 class DeadLetterError(BaseModel):
