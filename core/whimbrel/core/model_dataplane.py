@@ -1,0 +1,110 @@
+"""KServe's data plane with our readiness, our answer to malformed bodies and one table of errors for both protocols."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from whimbrel.core.errors import InputRefused, NotFound, Unavailable, WhimbrelError
+from whimbrel.core.kserve_sdk import (
+    DataPlane,
+    InvalidInput,
+    Model,
+    ModelNotFound,
+    ModelNotReady,
+    ModelRepository,
+    ServerNotLive,
+    ServerNotReady,
+    UnsupportedProtocol,
+)
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Serving:
+    """`ready`: loaded and not draining. `draining`: SIGTERM came; still answering, every connection closed after."""
+
+    ready: bool = False
+    draining: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorAnswer:
+    """What an error becomes on the wire, whatever the protocol."""
+
+    status: int
+    body: dict[str, Any]
+    headers: dict[str, str]
+
+
+class ServingDataPlane(DataPlane):  # type: ignore[misc]
+    """Readiness follows `Serving`; a model answers as long as it is loaded, so also while it drains."""
+
+    def __init__(self, registry: ModelRepository, serving: Serving) -> None:
+        super().__init__(registry)
+        self._serving = serving
+
+    async def ready(self) -> bool:
+        return self._serving.ready
+
+    async def model_ready(self, model_name: str, disable_predictor_health_check: bool = False) -> bool:
+        """The SDK passes True as second argument where it asks in order to infer, not for a probe."""
+        model = self.get_model_from_registry(model_name)
+        for_inference = disable_predictor_health_check
+        return bool(await model.healthy()) and (for_inference or self._serving.ready)
+
+    async def get_model(self, name: str) -> Model:
+        """The SDK's own loads a model that is not ready, inside the request."""
+        model = self.get_model_from_registry(name)
+        if not await model.healthy():
+            raise Unavailable(f"model {name!r} is not loaded yet", retry_after_seconds=1)
+        return model
+
+    def decode(self, body: Any, headers: Any, *arguments: Any, **named: Any) -> Any:
+        try:
+            return super().decode(body, headers, *arguments, **named)
+        except (InvalidInput, WhimbrelError):
+            raise
+        except Exception as error:  # the SDK lets KeyError, TypeError and more out for a malformed envelope
+            raise InputRefused(f"expected a V1 request; {type(error).__name__}: {error}") from None
+
+
+class FixedRepository:
+    """The repository extension of a server whose one model was chosen at the start."""
+
+    async def load(self, model_name: str) -> NoReturn:
+        raise NotImplementedError(f"this server does not load models on request, asked for {model_name!r}")
+
+    async def unload(self, model_name: str) -> NoReturn:
+        raise NotImplementedError(f"this server does not unload models on request, asked for {model_name!r}")
+
+
+def dataplane_of(model: Model, serving: Serving) -> ServingDataPlane:
+    registry = ModelRepository()
+    registry.update(model)
+    return ServingDataPlane(registry, serving)
+
+
+def answer_of(error: Exception) -> ErrorAnswer:
+    """The table of `whimbrel.core.errors`, the SDK's own errors mapped into it; what is unexpected is logged."""
+    known = _as_whimbrel_error(error)
+    if known is not None:
+        return ErrorAnswer(known.status, known.body(), known.headers())
+    if isinstance(error, NotImplementedError | UnsupportedProtocol):
+        return ErrorAnswer(501, {"error": str(error), "reason": "NotImplemented"}, {})
+    logger.error("unexpected error in a request", exc_info=error)
+    return ErrorAnswer(500, {"error": f"unexpected {type(error).__name__}", "reason": "InternalError"}, {})
+
+
+def _as_whimbrel_error(error: Exception) -> WhimbrelError | None:
+    if isinstance(error, WhimbrelError):
+        return error
+    if isinstance(error, InvalidInput):
+        return InputRefused(str(error))
+    if isinstance(error, ModelNotFound):
+        return NotFound(str(error))
+    if isinstance(error, ModelNotReady | ServerNotReady | ServerNotLive):
+        return Unavailable(str(error), retry_after_seconds=1)
+    return None

@@ -1,0 +1,194 @@
+"""Runs one KServe model as a server of ours: REST (V1, V2) and, with a port for it, V2 gRPC.
+
+Built from the SDK's parts, without its ModelServer, which binds 0.0.0.0, parses sys.argv and unloads the models at
+SIGTERM. A life goes: listen (live, not ready: 503) → `lifespan` entered → ready → SIGTERM → not ready, but
+everything that arrives within `drain_seconds` is still answered → what was accepted is finished, for at most
+`grace_seconds` → `lifespan` left → return.
+
+    class Digits(kserve_sdk.Model):
+        async def predict(self, payload, headers=None): ...     # dict or bytes (V1), InferRequest (V2)
+
+    run(model, settings, routes=[Route("/events", events, methods=["POST"])], lifespan=load_and_warm_up)
+
+Whatever raises a WhimbrelError, in the model or in an extra route, is answered by that error's row of the table
+(REST: status, `body()`, `headers()`; gRPC: the fitting code, `body()` as JSON in the details). A request whose
+client has gone is cancelled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import math
+import signal
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
+
+import uvicorn
+from pydantic import Field
+from starlette.routing import BaseRoute
+from starlette.types import ASGIApp
+
+from whimbrel.core.errors import SettingsError
+from whimbrel.core.kserve_sdk import Model
+from whimbrel.core.model_dataplane import Serving, dataplane_of
+from whimbrel.core.model_grpc import grpc_server
+from whimbrel.core.model_rest import rest_application
+from whimbrel.core.settings import Port, ServerSettings
+
+_BACKLOG = 2048
+_KEEP_ALIVE_SECONDS = 75  # longer than the gateways in front keep theirs, so that they close first
+
+logger = logging.getLogger(__name__)
+
+Lifespan = Callable[[], AbstractAsyncContextManager[None]]
+
+
+class ModelServerSettings(ServerSettings):
+    """Where a model server listens, what it takes, and how it ends."""
+
+    grpc_port: Port | None = Field(default=None, description="port for V2 gRPC; absent: none")
+    max_request_bytes: int = Field(
+        default=32 * 1024 * 1024, ge=1024, le=1024**3, description="largest request body (413) and gRPC message"
+    )
+    drain_seconds: float = Field(
+        default=2.0, ge=0, le=300, description="how long to go on answering after SIGTERM, while not ready"
+    )
+    grace_seconds: float = Field(
+        default=30.0, gt=0, le=3600, description="longest wait for accepted requests after the drain"
+    )
+
+
+@asynccontextmanager
+async def _nothing_to_load() -> AsyncIterator[None]:
+    yield
+
+
+def run(
+    model: Model,
+    settings: ModelServerSettings,
+    *,
+    routes: Sequence[BaseRoute] = (),
+    lifespan: Lifespan = _nothing_to_load,
+) -> None:
+    """Serve until SIGTERM or SIGINT; a second one ends the drain at once.
+
+    `model.ready` has to be True when `lifespan` has been entered. `routes` come before the protocol's own, under
+    the same limits and error table. Raises SettingsError when a port is taken, and what `lifespan` raises.
+    """
+    asyncio.run(_serve(model, settings, routes, lifespan))
+
+
+async def _serve(model: Model, settings: ModelServerSettings, routes: Sequence[BaseRoute], lifespan: Lifespan) -> None:
+    serving, stopping = Serving(), _StopSignals()
+    dataplane = dataplane_of(model, serving)
+    app = rest_application(dataplane, serving, routes, max_body_bytes=settings.max_request_bytes)
+    # `loaded` is entered last and left last: what the servers have accepted still needs the model.
+    async with AsyncExitStack() as loaded, AsyncExitStack() as servers:
+        servers.enter_context(stopping.installed())
+        http_port = await servers.enter_async_context(_http_server(app, settings, stopping))
+        grpc_port = None
+        if settings.grpc_port is not None:
+            grpc_port = await servers.enter_async_context(
+                grpc_server(
+                    dataplane,
+                    host=settings.http_host,
+                    port=settings.grpc_port,
+                    max_message_bytes=settings.max_request_bytes,
+                    grace_seconds=settings.grace_seconds,
+                )
+            )
+        logger.info("listening", extra={"http_port": http_port, "grpc_port": grpc_port})
+        if not await _entered(lifespan, loaded, stopping):
+            return
+        serving.ready = True
+        logger.info("ready", extra={"model": model.name})
+        await stopping.first.wait()
+        serving.ready, serving.draining = False, True
+        logger.info("draining", extra={"seconds": settings.drain_seconds})
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(stopping.second.wait(), settings.drain_seconds)
+
+
+async def _entered(lifespan: Lifespan, loaded: AsyncExitStack, stopping: _StopSignals) -> bool:
+    """Enter `lifespan`; False when a stop signal came first."""
+    try:
+        async with asyncio.timeout(None) as loading:
+            stopping.on_first = lambda: loading.reschedule(0)
+            await loaded.enter_async_context(lifespan())
+    except TimeoutError:
+        if not loading.expired():
+            raise
+        return False
+    finally:
+        stopping.on_first = None
+    return not stopping.first.is_set()
+
+
+class _StopSignals:
+    def __init__(self) -> None:
+        self.first, self.second = asyncio.Event(), asyncio.Event()
+        self.on_first: Callable[[], None] | None = None
+
+    def received(self) -> None:
+        if self.first.is_set():
+            self.second.set()
+        self.first.set()
+        if self.on_first is not None:
+            self.on_first()
+
+    @contextmanager
+    def installed(self) -> Iterator[None]:
+        loop, numbers = asyncio.get_running_loop(), (signal.SIGTERM, signal.SIGINT)
+        for number in numbers:
+            loop.add_signal_handler(number, self.received)
+        try:
+            yield
+        finally:
+            for number in numbers:
+                loop.remove_signal_handler(number)
+
+
+class _HttpServer(uvicorn.Server):
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield  # the signals are `_StopSignals`'s
+
+
+@asynccontextmanager
+async def _http_server(app: ASGIApp, settings: ModelServerSettings, stopping: _StopSignals) -> AsyncIterator[int]:
+    """Serves while entered; leaving it closes the listener and waits for the requests in flight."""
+    listener = _listen(settings.http_host, settings.http_port)
+    port: int = listener.getsockname()[1]
+    server = _HttpServer(
+        uvicorn.Config(
+            app,
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            server_header=False,
+            backlog=_BACKLOG,
+            timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+            timeout_graceful_shutdown=math.ceil(settings.grace_seconds),
+        )
+    )
+    task = asyncio.create_task(server.serve(sockets=[listener]))
+    task.add_done_callback(lambda _: stopping.received())
+    try:
+        yield port
+    finally:
+        server.should_exit = True
+        await task
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, port), family=family, backlog=_BACKLOG)
+    except OSError as error:
+        raise SettingsError(
+            f"setting WHIMBREL_HTTP_PORT (--http-port): expected to listen on {host}:{port}, seen: {error.strerror};"
+            " choose another"
+        ) from None
