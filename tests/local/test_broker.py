@@ -60,9 +60,9 @@ def only(event_type: str) -> dict[str, Any]:
     return {"attributes": {"type": event_type}}
 
 
-def post(address: str, event: Event = EVENT) -> httpx.Response:
+def post(address: str, event: Event = EVENT, client: httpx.Client | None = None) -> httpx.Response:
     headers, body = binary(event)
-    return httpx.post(address, content=body, headers=headers, timeout=30)
+    return (client.post if client else httpx.post)(address, content=body, headers=headers, timeout=30)
 
 
 Subscribers = Callable[..., Subscriber]
@@ -256,9 +256,10 @@ def test_events_beyond_the_limit_are_asked_to_come_again(subscribers: Subscriber
 
 def test_two_hundred_events_at_once(subscribers: Subscribers) -> None:
     taker = subscribers(lambda event, number: Answer(503 if number % 3 == 0 else 202))
-    with broker([to(taker)]) as address, ThreadPoolExecutor(16) as producers:
-        events = [json_event(id=str(number), source="test", type="put", data=None) for number in range(200)]
-        assert {answer.status_code for answer in producers.map(lambda event: post(address, event), events)} == {202}
+    events = [json_event(id=str(number), source="test", type="put", data=None) for number in range(200)]
+    with broker([to(taker)]) as address, ThreadPoolExecutor(16) as producers, httpx.Client() as client:
+        answers = list(producers.map(lambda event: post(address, event, client), events))
+    assert {answer.status_code for answer in answers} == {202}
     assert {event.id for event in taker.events} == {event.id for event in events}
 
 
