@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 PYTHON ?= $(shell for candidate in python3 python3.13 python3.12 python3.11; do \
 	$$candidate -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' 2>/dev/null \
 	&& { echo $$candidate; break; }; done)
-CODE := core predictors transformers eventing mlflow local cli tests benchmarks
+CODE := core predictors transformers eventing mlflow local kube loadtest cli tests benchmarks
 
 .PHONY: help demo up test lint format bench clean
 

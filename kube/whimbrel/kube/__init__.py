@@ -1,0 +1,1 @@
+"""The Knative and KServe client: typed and small."""
