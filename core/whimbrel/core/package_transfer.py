@@ -1,0 +1,150 @@
+"""A model package on its way: from a store or a folder into this machine's cache, and from a folder into a store.
+
+A download lands in a folder of its own and is renamed to its digest once every file was verified, so whatever is
+in the cache under a digest is whole. A process that is killed half-way leaves a folder that the next one removes.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
+
+from boto3.exceptions import S3UploadFailedError
+from botocore.exceptions import BotoCoreError, ClientError
+
+from whimbrel.core.errors import PackageRefused, Unavailable
+from whimbrel.core.package import MANIFEST, MAX_MANIFEST_BYTES, Manifest, Package, parse_manifest, verify
+from whimbrel.core.references import ObjectRef
+from whimbrel.core.s3 import as_whimbrel_error
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+MAX_PACKAGE_BYTES = 16 * 1024**3
+_CHUNK_BYTES = 1024 * 1024
+_PARTIAL = ".partial"
+
+
+def fetch(
+    uri: str, digest: str, cache: Path, client: S3Client | None, *, max_bytes: int = MAX_PACKAGE_BYTES
+) -> Package:
+    """The package at `uri`, every file verified against `digest` (`sha256:<hex>`).
+
+    `s3://bucket/prefix` is downloaded once into `cache/<hex>`; `file:///folder` is verified where it lies. Raises
+    PackageRefused (another digest, malformed, too large), NotFound and Unavailable (the store; a disk too full;
+    another process downloading the same).
+    """
+    if not re.fullmatch(r"sha256:[0-9a-f]{64}", digest):
+        raise PackageRefused(f"expected a digest sha256:<64 hex digits> for {uri}, seen {digest!r}")
+    parts = urlsplit(uri)
+    if parts.scheme == "file" and parts.netloc in ("", "localhost"):
+        return verify(Path(unquote(parts.path)), digest)
+    if parts.scheme != "s3" or client is None:
+        raise PackageRefused(f"expected a model package at s3://BUCKET/PREFIX or file:///FOLDER, seen {uri!r}")
+    folder = cache / digest.removeprefix("sha256:")
+    if folder.is_dir():
+        try:
+            return verify(folder, digest)
+        except PackageRefused:
+            shutil.rmtree(folder)  # damaged since it was written
+    return _download(ObjectRef.from_uri(uri), digest, folder, client, max_bytes)
+
+
+def upload(folder: Path, uri: str, client: S3Client) -> Package:
+    """Put the package in `folder` under `s3://bucket/prefix`, model.json last: with it, the package is whole.
+
+    Can be repeated. Raises PackageRefused, NotFound (the bucket) and Unavailable.
+    """
+    package, target = verify(folder, None), ObjectRef.from_uri(uri)
+    for name in [*package.manifest.files, MANIFEST]:
+        doing = f"upload of {name} to {uri}"
+        with _store_errors(doing):
+            try:
+                client.upload_file(str(folder / name), target.bucket, _key_of(target, name))
+            except S3UploadFailedError as error:
+                if isinstance(error.__context__, ClientError):
+                    raise error.__context__ from None
+                raise Unavailable(f"{doing}: {error}", retry_after_seconds=5) from None
+    return package
+
+
+def _download(source: ObjectRef, digest: str, folder: Path, client: S3Client, max_bytes: int) -> Package:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with _alone(folder):
+        for left in folder.parent.glob(f"{folder.name}.*{_PARTIAL}"):
+            shutil.rmtree(left)
+        content, manifest = _fetch_manifest(source, digest, client)
+        _check_size(manifest, folder.parent, max_bytes)
+        partial = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", suffix=_PARTIAL, dir=folder.parent))
+        try:
+            (partial / MANIFEST).write_bytes(content)
+            for name, entry in manifest.files.items():
+                _fetch_file(source, name, entry.size, partial / name, client)
+            verify(partial, digest)
+            partial.rename(folder)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+    return Package(folder, manifest, digest)
+
+
+def _fetch_manifest(source: ObjectRef, digest: str, client: S3Client) -> tuple[bytes, Manifest]:
+    """model.json, checked against the digest before anything that it lists is asked for."""
+    with _store_errors(f"download of {MANIFEST} from {source.uri}"):
+        body = client.get_object(Bucket=source.bucket, Key=_key_of(source, MANIFEST))["Body"]
+        content = body.read(MAX_MANIFEST_BYTES + 1)
+    manifest, seen = parse_manifest(content)
+    if seen != digest:
+        raise PackageRefused(f"expected the model package {digest}, seen {seen} at {source.uri}")
+    return content, manifest
+
+
+def _fetch_file(source: ObjectRef, name: str, size: int, path: Path, client: S3Client) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _store_errors(f"download of {name} from {source.uri}"), path.open("wb") as file:
+        body = client.get_object(Bucket=source.bucket, Key=_key_of(source, name))["Body"]
+        written = 0
+        for chunk in body.iter_chunks(_CHUNK_BYTES):
+            written += len(chunk)
+            if written > size:
+                raise PackageRefused(f"expected {size} bytes in {name} at {source.uri}, seen more")
+            file.write(chunk)
+
+
+def _check_size(manifest: Manifest, cache: Path, max_bytes: int) -> None:
+    needed, free = sum(entry.size for entry in manifest.files.values()), shutil.disk_usage(cache).free
+    if needed > max_bytes:
+        raise PackageRefused(f"expected a model package of at most {max_bytes} bytes, seen {needed}")
+    if needed > free:
+        raise Unavailable(f"a model package of {needed} bytes needs room in {cache}, where {free} bytes are free")
+
+
+def _key_of(source: ObjectRef, name: str) -> str:
+    return f"{source.key.rstrip('/')}/{name}"
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Only one process downloads one package into one cache; the lock ends with its process, however that ends."""
+    lock = folder.with_name(f"{folder.name}.lock")
+    with lock.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Unavailable(f"another process downloads {folder.name} now", retry_after_seconds=1) from None
+        yield
+
+
+@contextmanager
+def _store_errors(doing: str) -> Iterator[None]:
+    try:
+        yield
+    except (BotoCoreError, ClientError) as error:
+        raise as_whimbrel_error(error, doing) from None
