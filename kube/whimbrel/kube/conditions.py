@@ -1,0 +1,53 @@
+"""What the conditions of a KServe or Knative resource say; no I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """`status` is True, False or Unknown, as Kubernetes writes them."""
+
+    type: str
+    status: str
+    reason: str
+    message: str
+
+    def __str__(self) -> str:
+        said = ": ".join(part for part in (self.reason, self.message) if part)
+        return f"{self.type} is {self.status}" + (f" ({said})" if said else "")
+
+
+def conditions(resource: Mapping[str, Any]) -> tuple[Condition, ...]:
+    listed = (resource.get("status") or {}).get("conditions") or []
+    return tuple(
+        Condition(
+            type=str(entry.get("type", "")),
+            status=str(entry.get("status", "Unknown")),
+            reason=str(entry.get("reason") or ""),
+            message=str(entry.get("message") or ""),
+        )
+        for entry in listed
+    )
+
+
+def why_not_ready(resource: Mapping[str, Any]) -> Condition | None:
+    """None when the resource is Ready; else the condition that says most about why.
+
+    KServe's own Ready often carries no reason: then the first condition that is False with a reason, else the first
+    Unknown one with a message, speaks for it.
+    """
+    listed = conditions(resource)
+    ready = next((condition for condition in listed if condition.type == "Ready"), None)
+    if ready is None:
+        return Condition("Ready", "Unknown", "", "no controller has looked at it yet")
+    if ready.status == "True":
+        return None
+    if ready.reason or ready.message:
+        return ready
+    # `Stopped: False` is how a running service looks.
+    telling = [each for each in listed if each.status != "True" and each.type != "Stopped" and each.reason]
+    return min(telling, key=lambda each: (each.status != "False", not each.message), default=ready)
