@@ -39,7 +39,10 @@ with _without_side_effects():
         UnsupportedProtocol,
     )
     from kserve.protocol.dataplane import DataPlane
-    from kserve.protocol.grpc.grpc_predict_v2_pb2_grpc import add_GRPCInferenceServiceServicer_to_server
+    from kserve.protocol.grpc.grpc_predict_v2_pb2_grpc import (
+        GRPCInferenceServiceStub,
+        add_GRPCInferenceServiceServicer_to_server,
+    )
     from kserve.protocol.grpc.servicer import InferenceServicer
     from kserve.protocol.infer_type import RequestedOutput, to_http_parameters
     from kserve.protocol.rest.v1_endpoints import register_v1_endpoints
@@ -48,6 +51,7 @@ with _without_side_effects():
 
 __all__ = [
     "DataPlane",
+    "GRPCInferenceServiceStub",
     "InferInput",
     "InferOutput",
     "InferRequest",

@@ -1,0 +1,112 @@
+"""What a predictor answers, read the same way from every protocol: labels and the model that gave them, or an error."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from whimbrel.core.errors import (
+    InputRefused,
+    NotFound,
+    PayloadTooLarge,
+    PresetMismatch,
+    QuotaExceeded,
+    TryAgain,
+    Unavailable,
+    UndecodableImage,
+    UnsupportedImage,
+    WhimbrelError,
+)
+from whimbrel.core.results import Prediction, ResultModel
+from whimbrel.core.tensors import INDICES, MODEL_DIGEST, MODEL_VERSION, NAMES, SCORES
+
+_ERROR_OF_STATUS: Mapping[int, type[WhimbrelError]] = {
+    400: InputRefused,
+    404: NotFound,
+    409: TryAgain,
+    413: PayloadTooLarge,
+    415: UnsupportedImage,
+    422: UndecodableImage,
+    429: QuotaExceeded,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The labels of one image, best first, and the model version that gave them."""
+
+    predictions: tuple[Prediction, ...]
+    model: ResultModel
+
+
+class Inference(Protocol):
+    """One way to ask a predictor. `tensor` is (1, H, W, 3) uint8 RGB; `parameters` are the request's."""
+
+    async def infer(self, tensor: NDArray[np.uint8], parameters: Mapping[str, str | int], request_id: str) -> Answer:
+        """Raises PresetMismatch, another error of the table as the predictor gave it, or Unavailable."""
+
+    async def close(self) -> None: ...
+
+
+def answer_of(
+    model_name: str, outputs: Mapping[str, NDArray[Any] | None], parameters: Mapping[str, Any] | None
+) -> Answer:
+    """The first image's answer. Raises Unavailable when the predictor speaks another language than ours."""
+    try:
+        indices, scores, names = (_first_row(outputs[name]) for name in (INDICES, SCORES, NAMES))
+        predictions = tuple(
+            Prediction(label=_text(name), index=int(index), score=float(score))
+            for index, score, name in zip(indices, scores, names, strict=True)
+        )
+        stated = parameters or {}
+        model = ResultModel(name=model_name, version=str(stated[MODEL_VERSION]), digest=str(stated[MODEL_DIGEST]))
+    except (KeyError, IndexError, ValueError, TypeError) as error:
+        raise Unavailable(
+            f"expected outputs {INDICES}, {SCORES}, {NAMES} and parameters {MODEL_VERSION}, {MODEL_DIGEST}"
+            f" from the predictor of {model_name!r}; {type(error).__name__}: {str(error)[:200]}"
+        ) from None
+    return Answer(predictions, model)
+
+
+def error_of(status: int, body: bytes | str, retry_after: str | None) -> WhimbrelError:
+    """The predictor's error as ours: the same row of the table, so that the status passes through.
+
+    What is the operator's to mend (401, 403) or any server's fault (5xx) is 503: the image is not at fault.
+    """
+    content = _json_object(body)
+    message = f"predictor: {content.get('error') or _excerpt(body) or f'status {status}'}"
+    if status == PresetMismatch.status and "preset" in content:
+        return PresetMismatch(message, preset=content["preset"], model_digest=str(content.get("model_digest", "")))
+    return _ERROR_OF_STATUS.get(status, Unavailable)(message, retry_after_seconds=_seconds(retry_after))
+
+
+def _first_row(output: NDArray[Any] | None) -> list[Any]:
+    if output is None or output.ndim != 2 or len(output) < 1:
+        raise ValueError(f"an output of shape {None if output is None else output.shape}, expected (N, k)")
+    row: list[Any] = output[0].tolist()
+    return row
+
+
+def _text(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def _json_object(body: bytes | str) -> dict[str, Any]:
+    try:
+        content = json.loads(body)
+    except (ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _excerpt(body: bytes | str) -> str:
+    return body[:200].decode(errors="replace") if isinstance(body, bytes) else body[:200]
+
+
+def _seconds(retry_after: str | None) -> float | None:
+    return float(retry_after) if retry_after and retry_after.isascii() and retry_after.isdecimal() else None

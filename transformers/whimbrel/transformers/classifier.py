@@ -1,0 +1,53 @@
+"""An encoded image to its labels: decode by the model's preset, ask the predictor, say so in the log."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+from numpy.typing import NDArray
+
+from whimbrel.core.errors import WhimbrelError
+from whimbrel.core.metrics import TRANSFORMER_IMAGES
+from whimbrel.core.package import Preset
+from whimbrel.transformers.answers import Answer
+from whimbrel.transformers.decoder import Decoder
+from whimbrel.transformers.predictor import Predictor
+from whimbrel.transformers.timing import DECODE, PREDICT, Timing
+
+logger = logging.getLogger(__name__)
+
+
+class Classifier:
+    def __init__(self, decoder: Decoder, predictor: Predictor) -> None:
+        self._decoder, self._predictor = decoder, predictor
+
+    async def classify(self, content: bytes, timing: Timing, request_id: str) -> Answer:
+        """Raises what `Decoder.decode` and `Predictor.classify` raise."""
+
+        async def prepare(preset: Preset) -> NDArray[np.uint8]:
+            with timing.stage(DECODE):
+                return await self._decoder.decode(content, preset)
+
+        with timing.stage(PREDICT):
+            return await self._predictor.classify(prepare, request_id)
+
+
+@contextmanager
+def counted() -> Iterator[None]:
+    """Counts one image as answered, or by the reason why it was not."""
+    try:
+        yield
+    except WhimbrelError as error:
+        TRANSFORMER_IMAGES.labels(error.reason).inc()
+        raise
+    TRANSFORMER_IMAGES.labels("answered").inc()
+
+
+def log_answer(answer: Answer, timing_ms: dict[str, float]) -> None:
+    """The line that the README's walk shows; the ids of the request, the event and the object are bound already."""
+    best = answer.predictions[0] if answer.predictions else None
+    message = f"label: {best.label}, score: {best.score:.3f}" if best else "no label"
+    logger.info(message, extra={"model_version": answer.model.version, "timing_ms": timing_ms})

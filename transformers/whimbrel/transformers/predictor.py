@@ -1,0 +1,89 @@
+"""The predictor as the transformer sees it: images prepared by the preset of whichever version answers.
+
+Here alone lives what a canary means for the transformer (design contract 2): every request names the preset that its
+tensor was prepared by; a version with another preset answers PresetMismatch with its own, and the image is prepared
+once more. A transformer that knows no preset yet learns one the same way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from whimbrel.core.errors import PresetMismatch, Unavailable
+from whimbrel.core.package import Preset
+from whimbrel.core.tensors import PRESET_DIGEST, TOP_K
+from whimbrel.transformers.answers import Answer, Inference
+
+# A split between two versions with two presets may contradict a request on each try.
+MAX_TRIES = 5
+
+Prepare = Callable[[Preset], Awaitable[NDArray[np.uint8]]]
+
+
+class Predictor:
+    """Knows the preset that was last asked for. Belongs to one event loop."""
+
+    def __init__(self, inference: Inference, *, top_k: int) -> None:
+        self._inference, self._top_k = inference, top_k
+        self._preset: Preset | None = None
+        self._discovery: asyncio.Task[Preset] | None = None
+
+    async def classify(self, prepare: Prepare, request_id: str) -> Answer:
+        """The answer for one image; `prepare` makes its (H, W, 3) tensor by a preset, once for each preset.
+
+        Raises what `prepare` and the predictor raise; PresetMismatch (409) when the presets keep changing.
+        """
+        preset = self._preset or await self._discovered(request_id)
+        prepared: dict[Preset, NDArray[np.uint8]] = {}
+        for _ in range(MAX_TRIES):
+            if preset not in prepared:
+                prepared[preset] = await prepare(preset)
+            try:
+                return await self._infer(prepared[preset], preset.digest, request_id)
+            except PresetMismatch as mismatch:
+                refused, preset = mismatch, self._adopt(mismatch)
+        raise refused
+
+    async def close(self) -> None:
+        if self._discovery is not None:
+            self._discovery.cancel()
+        await self._inference.close()
+
+    async def _infer(self, image: NDArray[np.uint8], preset_digest: str, request_id: str) -> Answer:
+        return await self._inference.infer(
+            image[np.newaxis], {PRESET_DIGEST: preset_digest, TOP_K: self._top_k}, request_id
+        )
+
+    def _adopt(self, mismatch: PresetMismatch) -> Preset:
+        try:
+            self._preset = Preset.model_validate(mismatch.preset)
+        except ValidationError as error:
+            fault = error.errors()[0]
+            raise Unavailable(
+                f"expected a preset from the predictor; {'.'.join(map(str, fault['loc']))}: {fault['msg']}"
+            ) from None
+        return self._preset
+
+    async def _discovered(self, request_id: str) -> Preset:
+        """The first requests share one question, and its failure."""
+        if self._discovery is None:
+            self._discovery = asyncio.create_task(self._discover(request_id))
+            self._discovery.add_done_callback(self._discovery_ended)
+        return await asyncio.shield(self._discovery)
+
+    async def _discover(self, request_id: str) -> Preset:
+        try:
+            await self._infer(np.zeros((1, 1, 3), np.uint8), "unknown", request_id)
+        except PresetMismatch as mismatch:
+            return self._adopt(mismatch)
+        raise Unavailable("expected the predictor to name its preset, seen an answer to an unprepared image")
+
+    def _discovery_ended(self, task: asyncio.Task[Preset]) -> None:
+        self._discovery = None
+        if not task.cancelled():
+            task.exception()  # read, for the case that every request that waited has gone

@@ -1,0 +1,84 @@
+"""Puts the transformer's parts together from its settings and serves them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from starlette.routing import Route
+
+from whimbrel.core import model_server
+from whimbrel.core.s3 import s3_client
+from whimbrel.transformers.answers import Inference
+from whimbrel.transformers.budget import Budget
+from whimbrel.transformers.classifier import Classifier
+from whimbrel.transformers.decode import Limits
+from whimbrel.transformers.decoder import Decoder
+from whimbrel.transformers.events import ObjectEvents
+from whimbrel.transformers.fetch import ObjectReader
+from whimbrel.transformers.model import TransformerModel
+from whimbrel.transformers.predictor import Predictor
+from whimbrel.transformers.rest_inference import RestInference
+from whimbrel.transformers.settings import TransformerSettings
+
+
+def run(settings: TransformerSettings) -> None:
+    """Serve until SIGTERM."""
+    held_bytes = Budget(settings.byte_budget, "bytes of images", max_wait_seconds=settings.wait_seconds)
+    decoder, reader, predictor = (
+        _decoder(settings),
+        _reader(settings),
+        Predictor(inference(settings), top_k=settings.top_k),
+    )
+    classifier = Classifier(decoder, predictor)
+    events = ObjectEvents(settings.model_name, reader, classifier, held_bytes, settings.image_max_bytes)
+
+    @asynccontextmanager
+    async def lifespan() -> AsyncIterator[None]:
+        try:
+            yield
+        finally:
+            await predictor.close()
+            decoder.close()
+            reader.close()
+
+    model_server.run(
+        TransformerModel(settings.model_name, classifier, held_bytes),
+        settings,
+        routes=[Route("/events", events.endpoint, methods=["POST"])],
+        lifespan=lifespan,
+    )
+
+
+def inference(settings: TransformerSettings) -> Inference:
+    """The way to the predictor that the settings name."""
+    timeout_seconds = settings.predictor_request_timeout_seconds
+    if settings.predictor_protocol == "grpc-v2":
+        from whimbrel.transformers.grpc_inference import GrpcInference
+
+        host, _, port = settings.predictor_host.partition(":")
+        target = f"{host}:{port or (443 if settings.predictor_use_ssl else 80)}"
+        return GrpcInference(
+            target, settings.model_name, timeout_seconds=timeout_seconds, tls=settings.predictor_use_ssl
+        )
+    return RestInference(
+        f"{'https' if settings.predictor_use_ssl else 'http'}://{settings.predictor_host}",
+        settings.model_name,
+        timeout_seconds=timeout_seconds,
+        connections=settings.predictor_connections,
+    )
+
+
+def _decoder(settings: TransformerSettings) -> Decoder:
+    limits = Limits(settings.image_formats, settings.image_max_bytes, settings.image_max_pixels, settings.background)
+    budget = Budget(settings.pixel_budget, "pixels in decoding", max_wait_seconds=settings.wait_seconds)
+    return Decoder(limits, budget, threads=settings.decode_threads, max_seconds=settings.decode_seconds)
+
+
+def _reader(settings: TransformerSettings) -> ObjectReader:
+    return ObjectReader(
+        s3_client(settings, connections=settings.fetch_threads),
+        threads=settings.fetch_threads,
+        max_bytes=settings.image_max_bytes,
+        max_seconds=settings.fetch_seconds,
+    )

@@ -1,0 +1,77 @@
+"""The transformer's settings: the store, the server, the predictor behind it, and the limits on images."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, field_validator, model_validator
+
+from whimbrel.core.model_server import ModelServerSettings
+from whimbrel.core.settings import CommaSeparated, S3Settings, Seconds, split_commas
+from whimbrel.transformers.formats import DECODABLE
+
+MEBI = 1024 * 1024
+
+Flag = Annotated[bool, BeforeValidator(lambda value: value.strip() if isinstance(value, str) else value)]
+
+
+class TransformerSettings(S3Settings, ModelServerSettings):
+    """Settings of the transformer: images in, labels out. KServe's own spellings (--predictor_host) are read too."""
+
+    model_name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$", description="the InferenceService's name")
+    predictor_host: str = Field(
+        pattern=r"^[A-Za-z0-9._-]+(:[0-9]{1,5})?$", description="HOST or HOST:PORT of the predictor"
+    )
+    predictor_protocol: Literal["v2", "grpc-v2"] = Field(default="v2", description="protocol of the predictor")
+    predictor_use_ssl: Flag = Field(default=False, description="TLS to the predictor")
+    predictor_request_timeout_seconds: Seconds = Field(
+        default=60.0, description="longest wait for the predictor, its start from zero included"
+    )
+    predictor_connections: int = Field(default=64, ge=1, le=4096, description="most REST requests to it at once")
+    workers: int = Field(default=1, ge=1, le=1, description="processes; KServe passes it, more are more replicas")
+    top_k: int = Field(default=5, ge=1, le=1000, description="labels in an answer")
+
+    image_formats: CommaSeparated = Field(default=DECODABLE, description="formats to decode, by their content")
+    image_max_bytes: int = Field(default=20 * MEBI, ge=1, le=1024 * MEBI, description="largest encoded image")
+    image_max_pixels: int = Field(default=50_000_000, ge=1, le=1_000_000_000, description="largest decoded image")
+    image_background: str = Field(
+        default="#ffffff", pattern="^#[0-9a-fA-F]{6}$", description="what transparent parts are laid over"
+    )
+    decode_seconds: Seconds = Field(default=10.0, description="most processor time of one decoding")
+    decode_threads: int = Field(
+        default=min(8, os.cpu_count() or 1), ge=1, le=256, description="images decoded at the same time"
+    )
+    pixel_budget: int = Field(
+        default=100_000_000, ge=1, le=10**11, description="pixels in decoding at once, 4 to 12 bytes each"
+    )
+    byte_budget: int = Field(
+        default=256 * MEBI, ge=1, le=2**40, description="bytes of encoded images held by all requests"
+    )
+    wait_seconds: Seconds = Field(default=30.0, description="longest wait for a budget before 503")
+    fetch_threads: int = Field(default=16, ge=1, le=256, description="objects read at the same time")
+    fetch_seconds: Seconds = Field(default=60.0, description="longest time to read one object")
+
+    @field_validator("image_formats", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        return split_commas(value)
+
+    @field_validator("image_formats")
+    @classmethod
+    def _known(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not value or not set(value) <= set(DECODABLE):
+            raise ValueError(f"expected one or more of {', '.join(DECODABLE)}")
+        return value
+
+    @model_validator(mode="after")
+    def _budgets_hold_one_image(self) -> TransformerSettings:
+        for budget, limit in (("pixel_budget", "image_max_pixels"), ("byte_budget", "image_max_bytes")):
+            if getattr(self, budget) < getattr(self, limit):
+                raise ValueError(f"{budget}: expected at least {limit}, so that the largest image is admitted")
+        return self
+
+    @property
+    def background(self) -> tuple[int, int, int]:
+        red, green, blue = bytes.fromhex(self.image_background[1:])
+        return red, green, blue
