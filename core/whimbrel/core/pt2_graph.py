@@ -49,6 +49,7 @@ _FUNCTIONS = frozenset(
     }
 )
 _ASSUMPTIONS = frozenset({"positive", "nonnegative", "integer", "real", "precision"})
+_ASSUMED = frozenset({"True", "False", "53"})  # 53: the bits of a double
 # What is evaluated stays small: a power of a power of a power would fill the memory.
 _EXPONENTS = frozenset({"Integer(-1)", "Integer(2)", "Integer(3)", "-1", "2", "3"})
 _TREE_TYPES = frozenset({"builtins.tuple", "builtins.list", "builtins.dict"})
@@ -149,7 +150,7 @@ def _is_expression(node: ast.expr) -> bool:
 
 def _is_shape_function(call: ast.Call) -> bool:
     function = ast.unparse(call.func).removeprefix("torch.utils._sympy.functions.")
-    if any(word.arg not in _ASSUMPTIONS or not _is_expression(word.value) for word in call.keywords):
+    if any(word.arg not in _ASSUMPTIONS or ast.unparse(word.value) not in _ASSUMED for word in call.keywords):
         return False
     if function in ("Symbol", "Float"):
         return len(call.args) == 1 and _is_symbol_or_number(call.args[0])

@@ -1,0 +1,31 @@
+"""A real MLflow server in a process of its own, its artifacts in the S3 server."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from testbed.processes import answers, free_port, running
+from testbed.stores import CREDENTIALS, Store
+
+SETTINGS = {
+    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # else ten processes of 250 MB
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+}
+
+
+@contextmanager
+def mlflow_server(folder: Path, store: Store, bucket: str) -> Iterator[str]:
+    """The tracking URI of a server whose artifacts lie in `bucket` of `store`; it starts in 5 to 10 s."""
+    port = free_port()
+    arguments = [
+        *("server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"),
+        *("--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}"),
+        *("--default-artifact-root", f"s3://{bucket}/mlflow", "--no-serve-artifacts"),
+    ]
+    environment = {**SETTINGS, **CREDENTIALS, "MLFLOW_S3_ENDPOINT_URL": store.endpoint}
+    with running("mlflow", *arguments, log=folder / "mlflow.log", **environment) as process:
+        url = f"http://127.0.0.1:{port}"
+        process.wait_until(lambda: answers(f"{url}/health"), "the MLflow server", 90)
+        yield url
