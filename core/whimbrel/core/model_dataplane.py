@@ -62,6 +62,11 @@ class ServingDataPlane(DataPlane):  # type: ignore[misc]
             raise Unavailable(f"model {name!r} is not loaded yet", retry_after_seconds=1)
         return model
 
+    async def model_metadata(self, model_name: str) -> dict[str, Any]:
+        """With the versions at hand, where the model tells them."""
+        metadata: dict[str, Any] = await super().model_metadata(model_name)
+        return metadata | {"versions": getattr(self.get_model_from_registry(model_name), "versions", None)}
+
     def decode(self, body: Any, headers: Any, *arguments: Any, **named: Any) -> Any:
         try:
             return super().decode(body, headers, *arguments, **named)

@@ -1,0 +1,36 @@
+"""`python -m whimbrel.predictors`: serve one version of one model until SIGTERM."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+from whimbrel.core import logs
+from whimbrel.core.errors import SettingsError, WhimbrelError
+from whimbrel.core.model_server import run
+from whimbrel.core.settings import load
+from whimbrel.predictors.inference_requests import RequestLimits
+from whimbrel.predictors.model import PredictorModel
+from whimbrel.predictors.settings import PredictorSettings
+from whimbrel.predictors.start import serving
+
+
+def main() -> int:
+    """0: stopped and everything accepted was answered; 1: could not start; 2: a setting is wrong."""
+    try:
+        settings = load(PredictorSettings, sys.argv[1:], program="whimbrel.predictors")
+    except SettingsError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    logs.configure("predictor", settings.log_level)
+    model = PredictorModel(settings.model_name, RequestLimits(settings.max_images_per_request, settings.top_k))
+    try:
+        run(model, settings, lifespan=lambda: serving(model, settings))
+    except WhimbrelError as error:
+        logging.getLogger("whimbrel.predictors").error("cannot start: %s", error)
+        return 2 if isinstance(error, SettingsError) else 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,64 @@
+"""What the network said, as the client's protocol says it: with the labels of the package that answered."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from whimbrel.core.errors import PackageRefused
+from whimbrel.core.kserve_sdk import InferOutput, InferRequest, InferResponse
+from whimbrel.core.tensors import INDICES, MODEL_DIGEST, MODEL_VERSION, NAMES, SCORES
+from whimbrel.predictors.network import Description, Outputs
+
+VERSION_HEADER = "x-whimbrel-model-version"
+DIGEST_HEADER = "x-whimbrel-model-digest"
+
+
+def named(outputs: Outputs, top_k: int, description: Description) -> dict[str, NDArray[Any]]:
+    """`indices`, `scores` and `names`, each (N, top_k). Raises PackageRefused for scores that are no numbers."""
+    indices, scores = outputs[INDICES][:, :top_k], outputs[SCORES][:, :top_k]
+    if not np.isfinite(scores).all():
+        raise PackageRefused(f"expected finite scores of the model {description.digest}, seen NaN or infinity")
+    names = np.array(description.labels, dtype=np.object_)[indices]
+    return {INDICES: indices.astype(np.int64), SCORES: scores.astype(np.float32), NAMES: names}
+
+
+def v1(tensors: dict[str, NDArray[Any]]) -> dict[str, Any]:
+    rows = zip(tensors[NAMES].tolist(), tensors[INDICES].tolist(), tensors[SCORES].tolist(), strict=True)
+    return {
+        "predictions": [
+            [
+                {"label": label, "index": index, "score": score}
+                for label, index, score in zip(labels, indices, scores, strict=True)
+            ]
+            for labels, indices, scores in rows
+        ]
+    }
+
+
+def v2(
+    request: InferRequest, tensors: dict[str, NDArray[Any]], model_name: str, version: str, digest: str
+) -> InferResponse:
+    """In the form that the request asked for: binary tensors, or JSON; raw contents for raw contents over gRPC."""
+    datatypes = {INDICES: "INT64", SCORES: "FP32", NAMES: "BYTES"}
+    outputs = [
+        InferOutput(name, list(array.shape), datatypes[name], np.ascontiguousarray(array))
+        for name, array in tensors.items()
+    ]
+    return InferResponse(
+        request.id or uuid.uuid4().hex,
+        model_name,
+        outputs,
+        model_version=version,
+        parameters={MODEL_VERSION: version, MODEL_DIGEST: digest},
+        use_binary_outputs=request.use_binary_outputs,
+        requested_outputs=request.request_outputs,
+    )
+
+
+def headers(version: str, digest: str) -> dict[str, str]:
+    """What a V1 answer has no field for."""
+    return {VERSION_HEADER: version, DIGEST_HEADER: digest}

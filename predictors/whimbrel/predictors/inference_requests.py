@@ -1,0 +1,126 @@
+"""What a client asked for, read from V1 and V2 alike and checked against the model: images and how many labels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from whimbrel.core.errors import InputRefused, NotFound, PresetMismatch
+from whimbrel.core.kserve_sdk import InferInput, InferRequest, to_http_parameters
+from whimbrel.core.tensors import IMAGES, PRESET_DIGEST, TOP_K
+from whimbrel.core.v2_rest import array_of_json
+from whimbrel.predictors.network import Description, Images
+
+_DATATYPE = "UINT8"
+
+
+@dataclass(frozen=True, slots=True)
+class RequestLimits:
+    """`top_k` is what a request gets that does not say."""
+
+    max_images: int
+    top_k: int
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    images: Images
+    top_k: int
+
+
+def read_v2(request: InferRequest, description: Description, limits: RequestLimits, version: str) -> Asked:
+    """Raises InputRefused for what will never work, PresetMismatch and NotFound for another version's request."""
+    if request.model_version and request.model_version != version:
+        raise NotFound(f"expected version {version!r} of {request.model_name!r}, seen {request.model_version!r}")
+    parameters = to_http_parameters(request.parameters or {})
+    _check_preset_digest(parameters.get(PRESET_DIGEST), description)
+    if [entry.name for entry in request.inputs] != [IMAGES]:
+        seen = ", ".join(repr(entry.name[:40]) for entry in request.inputs[:5]) or "none"
+        raise InputRefused(f"expected one input {IMAGES!r}, seen {seen}")
+    return _asked(_tensor(request.inputs[0]), parameters, description, limits)
+
+
+def read_v1(payload: Any, description: Description, limits: RequestLimits) -> Asked:
+    """`{"instances": [image, ...]}`, an image as (H, W, 3) nested lists of 0 to 255. Raises as `read_v2` does."""
+    document = _json_object(payload)
+    instances, parameters = document.get("instances"), document.get("parameters") or {}
+    if not isinstance(instances, list) or not isinstance(parameters, dict):
+        raise InputRefused('expected {"instances": [image, ...]}, an image as nested lists (H, W, 3) of 0 to 255')
+    _check_preset_digest(parameters.get(PRESET_DIGEST), description)
+    return _asked(
+        array_of_json(instances, _DATATYPE, _shape_of(instances), "instances"), parameters, description, limits
+    )
+
+
+def _asked(
+    images: NDArray[Any], parameters: Mapping[str, Any], description: Description, limits: RequestLimits
+) -> Asked:
+    if images.ndim != 4 or images.shape[3] != 3:
+        raise InputRefused(f"{IMAGES}: expected the shape (N, H, W, 3), seen {images.shape}")
+    if not 1 <= len(images) <= limits.max_images:
+        raise InputRefused(f"{IMAGES}: expected 1 to {limits.max_images} images a request, seen {len(images)}")
+    preset = description.preset
+    if images.shape[1:3] != (preset.height, preset.width):
+        raise _mismatch(
+            f"images of {preset.height} x {preset.width}", f"{images.shape[1]} x {images.shape[2]}", description
+        )
+    return Asked(np.ascontiguousarray(images), _top_k(parameters, limits.top_k, len(description.labels)))
+
+
+def _top_k(parameters: Mapping[str, Any], default: int, classes: int) -> int:
+    value = parameters.get(TOP_K, default)
+    if type(value) is not int or value < 1:
+        raise InputRefused(f"parameter {TOP_K}: expected an integer of at least 1, seen {str(value)[:40]!r}")
+    return min(value, classes)
+
+
+def _check_preset_digest(seen: Any, description: Description) -> None:
+    if seen is not None and seen != description.preset.digest:
+        raise _mismatch(f"the preset {description.preset.digest}", str(seen)[:80], description)
+
+
+def _mismatch(expected: str, seen: str, description: Description) -> PresetMismatch:
+    return PresetMismatch(
+        f"expected {expected}, seen {seen}; prepare the image again by the preset of this answer",
+        preset=description.preset.model_dump(mode="json"),
+        model_digest=description.digest,
+    )
+
+
+def _tensor(entry: InferInput) -> NDArray[Any]:
+    if entry.datatype != _DATATYPE:
+        raise InputRefused(f"{entry.name}: expected the datatype {_DATATYPE}, seen {entry.datatype[:20]!r}")
+    if isinstance(entry.data, np.ndarray):
+        return entry.data
+    if entry.data:  # gRPC's typed contents
+        return array_of_json(entry.data, _DATATYPE, tuple(entry.shape), entry.name)
+    try:
+        array: NDArray[Any] = entry.as_numpy()
+    except ValueError:
+        raise InputRefused(f"{entry.name}: expected the bytes of shape {entry.shape}, seen another number") from None
+    return array
+
+
+def _json_object(payload: Any) -> dict[str, Any]:
+    """The SDK hands over what it could not tell the type of as bytes."""
+    if isinstance(payload, bytes):
+        try:
+            payload = orjson.loads(payload)
+        except orjson.JSONDecodeError as error:
+            raise InputRefused(f"expected a V1 request in JSON; {error}") from None
+    if not isinstance(payload, dict):
+        raise InputRefused(f"expected a V1 request as a JSON object, seen {type(payload).__name__}")
+    return payload
+
+
+def _shape_of(nested: Any) -> tuple[int, ...]:
+    shape: list[int] = []
+    while isinstance(nested, list) and len(shape) < 8:
+        shape.append(len(nested))
+        nested = nested[0] if nested else None
+    return tuple(shape)

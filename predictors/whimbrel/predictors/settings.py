@@ -1,0 +1,65 @@
+"""The predictor's settings: one model, where it comes from, and how it is computed."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from pydantic import Field, model_validator
+
+from whimbrel.core.model_server import ModelServerSettings
+from whimbrel.core.package import Digest
+from whimbrel.core.settings import HttpUrl, Port, S3Settings, Seconds
+
+
+class PredictorSettings(ModelServerSettings, S3Settings):
+    """Serves one version of one model: KServe's V1, V2 REST and V2 gRPC."""
+
+    model_name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$", description="name in the paths of the API")
+    model_uri: str = Field(
+        pattern=r"^(s3://[^/]+/.+|file:///.+|models:/[^/]+(@|/)[^/@]+|null:[1-9][0-9]{0,4})$",
+        description="s3://BUCKET/PREFIX, file:///FOLDER, models:/NAME@ALIAS, models:/NAME/VERSION, or null:CLASSES",
+    )
+    model_digest: Digest | None = Field(default=None, description="the package to expect; required for s3 and file")
+    model_version: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=200,
+        description="version to answer with; default: the registry's, or 12 digits of the digest",
+    )
+    model_cache: Path = Field(
+        default=Path(tempfile.gettempdir()) / "whimbrel-models", description="folder that packages are downloaded to"
+    )
+    mlflow_tracking_uri: HttpUrl | None = Field(default=None, description="MLflow's URL, for models:/ URIs")
+    start_timeout_seconds: Seconds = Field(
+        default=120.0, description="longest wait at the start for a store or a registry that does not answer"
+    )
+
+    grpc_port: Port | None = Field(default=8081, description="port for V2 gRPC")
+    device: str = Field(
+        default="auto", pattern=r"^(auto|cpu|cuda(:[0-9]{1,2})?)$", description="auto, cpu, cuda or cuda:N"
+    )
+    torch_threads: int | None = Field(
+        default=None, ge=1, le=1024, description="threads of one batch; default: torch's own"
+    )
+    null_delay_seconds: float = Field(default=0.0, ge=0, le=60, description="how long null: takes for a batch")
+
+    max_batch_size: int = Field(default=32, ge=1, le=4096, description="most images a batch")
+    max_delay_ms: float = Field(default=1.0, ge=0, le=1000, description="longest wait for others to join a batch")
+    max_queued_images: int = Field(default=1024, ge=1, le=1_000_000, description="images waiting; above it 503")
+    max_images_per_request: int = Field(default=256, ge=1, le=65536, description="images in one request; above it 400")
+    top_k: int = Field(default=5, ge=1, le=100_000, description="labels an image where the request does not say")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> PredictorSettings:
+        if self.model_uri.startswith(("s3:", "file:")) and self.model_digest is None:
+            raise ValueError(
+                f"WHIMBREL_MODEL_DIGEST (--model-digest): missing; {self.model_uri!r} does not load unpinned"
+            )
+        if self.max_queued_images < max(self.max_batch_size, self.max_images_per_request):
+            raise ValueError(
+                f"WHIMBREL_MAX_QUEUED_IMAGES (--max-queued-images): expected at least max_batch_size "
+                f"({self.max_batch_size}) and max_images_per_request ({self.max_images_per_request}), "
+                f"seen {self.max_queued_images}"
+            )
+        return self

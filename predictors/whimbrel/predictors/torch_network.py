@@ -1,0 +1,130 @@
+"""A network that torch computes: built from a verified package, normalised and ranked on its device."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+
+from whimbrel.core import pt2
+from whimbrel.core.errors import PackageRefused, SettingsError
+from whimbrel.core.package import EXPORTED_ARCHITECTURE, Manifest, Package
+from whimbrel.core.tensors import INDICES, SCORES
+from whimbrel.predictors.network import Description, Images, Outputs
+
+
+def choose_device(name: str) -> torch.device:
+    """`auto` is CUDA where there is one. Raises SettingsError for a CUDA device that is not there."""
+    found = torch.cuda.device_count() if name != "cpu" and torch.cuda.is_available() else 0
+    if name == "auto":
+        return torch.device("cuda:0" if found else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= found:
+        raise SettingsError(
+            f"setting WHIMBREL_DEVICE (--device): expected one of {found} CUDA devices, seen {name!r}; set auto or cpu"
+        )
+    return device
+
+
+def load(package: Package, device: torch.device) -> TorchNetwork:
+    """Raises PackageRefused for weights that do not fit the architecture, and for what could run foreign code."""
+    manifest = package.manifest
+    if manifest.task != "classification":
+        raise PackageRefused(f"expected a model package for classification, seen {manifest.task}")
+    module = _exported(package, device) if manifest.architecture == EXPORTED_ARCHITECTURE else _built(package, device)
+    return TorchNetwork(module, manifest, package.digest, device)
+
+
+class TorchNetwork:
+    """`module`: (N, 3, H, W) normalised floats to (N, classes) logits."""
+
+    def __init__(self, module: Any, manifest: Manifest, digest: str, device: torch.device) -> None:
+        self.description = Description(manifest.task, manifest.preset, manifest.labels, digest)
+        self._module, self._device = module, device
+        self._dtype = next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.float32)
+        # (3,) -> (1, 3, 1, 1); x/255 then (x - mean)/std, as the preset says
+        self._mean = torch.tensor(manifest.preset.mean, device=device).view(1, 3, 1, 1)
+        self._std = torch.tensor(manifest.preset.std, device=device).view(1, 3, 1, 1)
+
+    @torch.inference_mode()
+    def infer(self, images: Images, top_k: int) -> Outputs:
+        logits = self._module(self._normalised(images))
+        classes = len(self.description.labels)
+        if not isinstance(logits, torch.Tensor) or logits.shape != (len(images), classes):
+            seen = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+            raise PackageRefused(f"expected a network with output ({len(images)}, {classes}), seen {seen}")
+        scores, indices = logits.float().softmax(dim=1).topk(min(top_k, classes), dim=1)
+        return {INDICES: indices.cpu().numpy(), SCORES: scores.cpu().numpy()}
+
+    def _normalised(self, images: Images) -> torch.Tensor:
+        on_device = torch.from_numpy(images).to(self._device)
+        pixels = on_device.permute(0, 3, 1, 2).float().contiguous()  # (N, H, W, 3) -> (N, 3, H, W)
+        return pixels.div_(255).sub_(self._mean).div_(self._std).to(self._dtype)
+
+
+def _built(package: Package, device: torch.device) -> torch.nn.Module:
+    """The architecture that the manifest names, with the weights of the package mapped from their file."""
+    try:
+        weights = safetensors.torch.load_file(package.weights)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise PackageRefused(f"expected safetensors in {package.weights}; {error}") from None
+    module = _on_meta(package.manifest, weights) or _constructed(package.manifest, weights)
+    return module.eval().requires_grad_(False).to(device)
+
+
+def _on_meta(manifest: Manifest, weights: dict[str, torch.Tensor]) -> torch.nn.Module | None:
+    """Built without memory or initialisation. None for a network that computes values while it is built, or keeps
+    some that are not among its weights."""
+    try:
+        with torch.device("meta"):
+            module = _architecture(manifest)
+    except (RuntimeError, NotImplementedError):
+        return None
+    _assign(module, weights, manifest)
+    tensors = [*module.parameters(), *module.buffers()]
+    return None if any(tensor.is_meta for tensor in tensors) else module
+
+
+def _constructed(manifest: Manifest, weights: dict[str, torch.Tensor]) -> torch.nn.Module:
+    module = _architecture(manifest)
+    _assign(module, weights, manifest)
+    return module
+
+
+def _architecture(manifest: Manifest) -> torch.nn.Module:
+    import torchvision  # 0.5 s that an exported network does not need
+
+    name, options = manifest.architecture.removeprefix("torchvision:"), manifest.architecture_options
+    if any(option.startswith("weights") for option in options):
+        raise PackageRefused("architecture_options: expected none about weights, which come from the package alone")
+    try:
+        module: torch.nn.Module = torchvision.models.get_model(name, weights=None, **options)
+    except (ValueError, TypeError, AssertionError) as error:
+        raise PackageRefused(f"expected an architecture of torchvision, seen {name!r} {options}; {error}") from None
+    return module
+
+
+def _assign(module: torch.nn.Module, weights: dict[str, torch.Tensor], manifest: Manifest) -> None:
+    try:
+        module.load_state_dict(weights, strict=True, assign=True)
+    except RuntimeError as error:
+        raise PackageRefused(f"expected the weights of {manifest.architecture}; {_shortened(str(error))}") from None
+
+
+def _exported(package: Package, device: torch.device) -> Any:
+    pt2.check(package.weights)  # before torch's loader sees it, which would unpickle what the archive asks it to
+    try:
+        program = torch.export.load(package.weights)
+        if device.type != "cpu":
+            from torch.export.passes import move_to_device_pass
+
+            program = move_to_device_pass(program, device)
+        return program.module()
+    except Exception as error:  # torch's loader raises whatever its parsers raise
+        raise PackageRefused(f"expected an exported network in {package.weights}; {_shortened(str(error))}") from None
+
+
+def _shortened(text: str, limit: int = 500) -> str:
+    return text if len(text) <= limit else text[:limit] + " ..."
