@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -58,7 +58,7 @@ class ObjectReader:
     def _read(self, ref: ObjectRef) -> FetchedObject:
         with _failures_as_ours(ref):
             answer: Any = self._client.get_object(Bucket=ref.bucket, Key=ref.key, **_which_version(ref))
-            with answer["Body"] as body:
+            with closing(answer["Body"]) as body:  # entered itself, it gives the stream that checks no length
                 _check_size(ref, answer["ContentLength"], self._max_bytes)
                 content = self._read_body(ref, body)
         etag = answer.get("ETag", "").strip('"') or None
