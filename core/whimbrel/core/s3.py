@@ -19,10 +19,16 @@ NOT_FOUND_CODES = frozenset({"NoSuchKey", "NoSuchVersion", "NoSuchBucket", "404"
 PRECONDITION_CODES = frozenset({"PreconditionFailed", "ConditionalRequestConflict", "412", "409"})
 
 
-def s3_client(settings: S3Settings, *, connections: int = 32) -> S3Client:
-    """A thread-safe client with at most `connections` connections; timeouts and retries from the settings."""
+def s3_client(settings: S3Settings, *, connections: int = 32, credentials: tuple[str, str] | None = None) -> S3Client:
+    """A thread-safe client with at most `connections` connections; timeouts and retries from the settings.
+
+    `credentials` are access key and secret key; None is botocore's own chain.
+    """
+    access_key, secret_key = credentials or (None, None)
     return boto3.client(
         "s3",
+        aws_access_key_id=access_key,
+        aws_secret_access_key=secret_key,
         endpoint_url=settings.s3_endpoint,
         region_name=settings.s3_region,
         verify=settings.s3_ca_bundle or settings.s3_verify_tls,

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import jsonschema
+import jsonschema  # type: ignore[import-untyped]
 import yaml
 
 Schemas = dict[tuple[str, str], dict[str, Any]]
@@ -14,9 +15,13 @@ Schemas = dict[tuple[str, str], dict[str, Any]]
 _ROOT_FIELDS = {"apiVersion": {"type": "string"}, "kind": {"type": "string"}, "metadata": {"type": "object"}}
 
 
-def load(folder: Path) -> Schemas:
-    """Every schema under `folder`, by apiVersion and kind."""
-    return {identity: schema for file in sorted(folder.rglob("*.yaml")) for identity, schema in _definitions(file)}
+def load(folder: Path, kinds: frozenset[str]) -> Schemas:
+    """The schemas of `kinds` under `folder`, by apiVersion and kind."""
+    return {
+        identity: schema
+        for file in sorted(folder.rglob("*.yaml"))
+        for identity, schema in _definitions(file.read_text(), kinds)
+    }
 
 
 def faults(schemas: Schemas, found: dict[str, Any]) -> list[str]:
@@ -25,8 +30,10 @@ def faults(schemas: Schemas, found: dict[str, Any]) -> list[str]:
     return [f"{error.json_path}: {error.message}" for error in validator.iter_errors(found)]
 
 
-def _definitions(file: Path) -> Iterator[tuple[tuple[str, str], dict[str, Any]]]:
-    for document in yaml.safe_load_all(file.read_text()):
+def _definitions(text: str, kinds: frozenset[str]) -> Iterator[tuple[tuple[str, str], dict[str, Any]]]:
+    if not any(re.search(rf"^ *kind: {kind}$", text, re.MULTILINE) for kind in kinds):
+        return
+    for document in yaml.load_all(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # some hold 2 MB
         if not isinstance(document, dict) or document.get("kind") != "CustomResourceDefinition":
             continue
         spec = document["spec"]

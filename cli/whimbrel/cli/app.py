@@ -1,0 +1,45 @@
+"""The tree of commands."""
+
+from __future__ import annotations
+
+from importlib import metadata
+from typing import Annotated
+
+import typer
+
+from whimbrel.cli import dead_letters, demo, model, results, up
+from whimbrel.cli.console import out
+from whimbrel.cli.loadtest import loadtest
+from whimbrel.cli.put import put
+from whimbrel.cli.status import status
+
+app = typer.Typer(
+    name="whimbrel",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    help="Put an image in a bucket, get its labels back; change the model while it runs.",
+)
+app.command()(up.up)
+app.command()(demo.demo)
+app.command()(status)
+app.command()(put)
+app.add_typer(results.app, name="results")
+app.add_typer(dead_letters.app, name="dead-letters")
+app.add_typer(model.app, name="model")
+app.command()(loadtest)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        out.print(f"whimbrel {metadata.version('whimbrel')}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="print the version and exit")
+    ] = False,
+) -> None:
+    """Options that stand before the command."""

@@ -1,0 +1,120 @@
+"""`whimbrel up` as a process, and what became of the objects that a test puts into its store."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+
+from testbed.processes import Running, environment, running, wait_for
+from whimbrel.cli.outcomes import Outcomes, read_outcomes
+from whimbrel.core.s3 import s3_client
+from whimbrel.core.settings import S3Settings
+from whimbrel.local.state import read_status
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+NULL_OVERLAY = Path(__file__).parents[2] / "data" / "overlays" / "null"
+
+
+@dataclass
+class OneMachine:
+    """A running engine. `process` is `whimbrel up`; its components are known by the names of their resources."""
+
+    state: Path
+    process: Running
+    _client: dict[str, S3Client] = field(default_factory=dict)
+
+    def status(self) -> dict[str, Any]:
+        status = read_status(self.state)
+        assert status is not None, f"no status in {self.state}:\n{self.process.output()[-4000:]}"
+        return status
+
+    def component(self, name: str) -> Mapping[str, Any]:
+        found = [each for each in self.status()["components"] if each["name"] == name]
+        assert found, f"no component {name!r} in {self.status()}"
+        return dict(found[0])
+
+    def wait_ready(self, seconds: float = 120) -> None:
+        def ready() -> bool:
+            status = read_status(self.state)
+            return bool(status and status["running"] and status.get("ready"))
+
+        self.process.wait_until(ready, "readiness", seconds)
+
+    def kill(self, name: str) -> None:
+        """End one component with SIGKILL, by the id that the engine recorded, and wait for its successor."""
+        before = self.component(name)
+        os.kill(before["pid"], signal.SIGKILL)
+        wait_for(lambda: self.component(name)["restarts"] > before["restarts"], f"a successor of {name}")
+
+    def s3(self) -> S3Client:
+        variables = self.status()["environment"]
+        return s3_client(
+            S3Settings(s3_endpoint=variables["WHIMBREL_S3_ENDPOINT"]),
+            credentials=(variables["AWS_ACCESS_KEY_ID"], variables["AWS_SECRET_ACCESS_KEY"]),
+        )
+
+    def put(self, objects: Mapping[str, bytes], bucket: str = "photos") -> None:
+        client = self.s3()
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(lambda each: client.put_object(Bucket=bucket, Key=each[0], Body=each[1]), objects.items()))
+
+    def outcomes(self, bucket: str = "photos", prefix: str = "") -> Outcomes:
+        return read_outcomes(self.s3(), bucket, "results", "dead-letters", prefix=prefix)
+
+
+@contextmanager
+def one_machine(state: Path, *, manifests: Path = NULL_OVERLAY) -> Iterator[OneMachine]:
+    """An engine whose predictor answers by rule, without torch: `whimbrel up` from start to stop."""
+    state.mkdir(parents=True, exist_ok=True)
+    arguments = ("up", "--state", str(state), "--manifests", str(manifests))
+    with running("whimbrel.cli", *arguments, log=state.parent / f"{state.name}-up.log") as process:
+        machine = OneMachine(state, process)
+        machine.wait_ready()
+        yield machine
+
+
+def picture(number: int, side: int = 8) -> bytes:
+    """A small PNG that differs from every other number's; the null predictor answers `number % 10`."""
+    image = Image.new("RGB", (side, side))
+    image.putpixel((0, 0), (number % 256, 0, 0))
+    image.putpixel((1, 0), (number // 256 % 256, number // 65536, 1))
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def pictures(prefix: str, count: int) -> dict[str, bytes]:
+    return {f"{prefix}{number:04d}.png": picture(number) for number in range(count)}
+
+
+def command_output(*arguments: str, state: Path) -> Any:
+    """The JSON that a `whimbrel` command prints."""
+    import subprocess
+    import sys
+
+    done = subprocess.run(
+        [sys.executable, "-m", "whimbrel.cli", *arguments, "--state", str(state)],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def missing(expected: Iterable[str], outcomes: Outcomes) -> set[str]:
+    return {key for key in expected if not outcomes.of(key)}
