@@ -15,6 +15,7 @@ from whimbrel.predictors.network import Description, Outputs
 
 VERSION_HEADER = "x-whimbrel-model-version"
 DIGEST_HEADER = "x-whimbrel-model-digest"
+DATATYPES = {INDICES: "INT64", SCORES: "FP32", NAMES: "BYTES"}
 
 
 def named(outputs: Outputs, top_k: int, description: Description) -> dict[str, NDArray[Any]]:
@@ -43,11 +44,13 @@ def v2(
     request: InferRequest, tensors: dict[str, NDArray[Any]], model_name: str, version: str, digest: str
 ) -> InferResponse:
     """In the form that the request asked for: binary tensors, or JSON; raw contents for raw contents over gRPC."""
-    datatypes = {INDICES: "INT64", SCORES: "FP32", NAMES: "BYTES"}
     outputs = [
-        InferOutput(name, list(array.shape), datatypes[name], np.ascontiguousarray(array))
+        InferOutput(name, list(array.shape), DATATYPES[name], np.ascontiguousarray(array))
         for name, array in tensors.items()
     ]
+    if request.from_grpc:  # the SDK writes arrays for REST only
+        for output in outputs:
+            output.set_data_from_numpy(output.data, binary_data=request.use_binary_outputs)
     return InferResponse(
         request.id or uuid.uuid4().hex,
         model_name,

@@ -10,7 +10,7 @@ from typing import Any
 from whimbrel.core.errors import Unavailable, WhimbrelError
 from whimbrel.core.kserve_sdk import InferRequest, InferResponse, Model
 from whimbrel.core.metrics import PREDICTOR_IMAGES
-from whimbrel.core.tensors import IMAGES, INDICES, NAMES, SCORES
+from whimbrel.core.tensors import IMAGES
 from whimbrel.predictors import answers
 from whimbrel.predictors.batcher import Batcher
 from whimbrel.predictors.inference_requests import Asked, RequestLimits, read_v1, read_v2
@@ -70,8 +70,7 @@ class PredictorModel(Model):  # type: ignore[misc]
         return [{"name": IMAGES, "datatype": "UINT8", "shape": [-1, preset.height, preset.width, 3]}]
 
     def get_output_types(self) -> list[dict[str, Any]]:
-        datatypes = {INDICES: "INT64", SCORES: "FP32", NAMES: "BYTES"}
-        return [{"name": name, "datatype": datatype, "shape": [-1, -1]} for name, datatype in datatypes.items()]
+        return [{"name": name, "datatype": kind, "shape": [-1, -1]} for name, kind in answers.DATATYPES.items()]
 
     async def _read(self, payload: Any, served: Served) -> Asked:
         """Pixels as numbers in lists take longer to read than the event loop may stand still."""

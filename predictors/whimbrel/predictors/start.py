@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from whimbrel.core import package_transfer
+from whimbrel.core import package_transfer, registry
 from whimbrel.core.errors import PackageRefused, Unavailable, WhimbrelError
 from whimbrel.core.package import Package
 from whimbrel.core.s3 import s3_client
@@ -86,8 +86,6 @@ def _locate(settings: PredictorSettings) -> _Location:
     if not uri.startswith(_REGISTRY):
         assert expected is not None  # noqa: S101 the settings require it
         return _Location(version or expected.removeprefix("sha256:")[:12], uri, expected)
-    from whimbrel.core import registry
-
     found = registry.resolve(uri, settings.mlflow_tracking_uri)
     if expected is not None and expected != found.digest:
         raise PackageRefused(f"expected the model package {expected}, seen {found.digest} behind {uri}")
