@@ -1,0 +1,83 @@
+"""The settings of every process of this room."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+from pydantic import AliasChoices, BeforeValidator, Field
+from pydantic_settings import NoDecode
+
+from whimbrel.core.cloudevent import Event
+from whimbrel.core.errors import InputRefused
+from whimbrel.core.settings import BucketName, HttpUrl, S3Settings, Seconds, ServerSettings
+
+
+def _extensions(value: Any) -> Any:
+    """Knative's K_CE_OVERRIDES, `{"extensions": {"name": "value"}}`, as the extensions alone."""
+    if not isinstance(value, str):
+        return value
+    try:
+        document = json.loads(value)
+    except (ValueError, RecursionError):
+        raise ValueError('expected JSON such as {"extensions": {"name": "value"}}') from None
+    extensions = document.get("extensions", {}) if isinstance(document, dict) else None
+    if not isinstance(extensions, dict) or not all(isinstance(text, str) for text in extensions.values()):
+        raise ValueError('expected {"extensions": {"name": "value"}} with texts as values')
+    try:
+        Event(id="-", source="-", type="-", extensions=extensions)
+    except InputRefused as error:
+        raise ValueError(str(error)) from None
+    return extensions
+
+
+class WaitSettings(ServerSettings):
+    """How long a process waits for what it needs, and for its own work at the end."""
+
+    startup_wait_seconds: Seconds = Field(default=300, description="longest wait for the store or queue at the start")
+    grace_seconds: Seconds = Field(default=20, description="longest wait for the work in flight after SIGTERM")
+
+
+class DeliverySettings(WaitSettings):
+    """Where events go, and how hard it is tried."""
+
+    sink: HttpUrl = Field(
+        validation_alias=AliasChoices("sink", "WHIMBREL_SINK", "K_SINK"),  # K_SINK is what Knative sets
+        description="URL that events are posted to; also K_SINK, as Knative sets it",
+    )
+    ce_overrides: Annotated[dict[str, str], NoDecode, BeforeValidator(_extensions)] = Field(
+        default={},
+        validation_alias=AliasChoices("ce_overrides", "WHIMBREL_CE_OVERRIDES", "K_CE_OVERRIDES"),
+        description='extensions for every event, {"extensions": {"name": "value"}}; also K_CE_OVERRIDES',
+    )
+    dead_letter_sink: HttpUrl | None = Field(
+        default=None, description="URL for what is refused or unreadable; absent: that stays in the queue"
+    )
+    max_in_flight: int = Field(default=32, ge=1, le=1000, description="events posted at once")
+    # Knative's broker answers when it has delivered, retries included, and drops the event when the poster hangs up.
+    sink_timeout_seconds: Seconds = Field(default=120, description="longest wait for the sink's answer")
+    delivery_attempts: int = Field(default=8, ge=1, le=100, description="attempts before an event goes back")
+    backoff_seconds: Seconds = Field(default=0.2, description="pause after the first attempt, doubled after each")
+    backoff_max_seconds: Seconds = Field(default=30, description="longest pause between attempts, Retry-After included")
+
+
+class SinkSettings(WaitSettings, S3Settings):
+    """What both sinks have."""
+
+    max_body_bytes: int = Field(default=4 << 20, ge=1024, le=64 << 20, description="largest request body")
+    concurrent_writes: int = Field(default=16, ge=1, le=256, description="writes to the store at once")
+    queued_writes: int = Field(default=512, ge=1, le=100_000, description="requests waiting to write before a 503")
+
+
+class ResultsSinkSettings(SinkSettings):
+    """Writes prediction events to a bucket, each result once, the latest never by an older event."""
+
+    results_bucket: BucketName = Field(description="bucket that results are written to")
+    results_prefix: str = Field(default="{bucket}", description="prefix of the keys; {bucket} is the object's bucket")
+
+
+class DeadLetterSinkSettings(SinkSettings):
+    """Keeps every event that was refused or whose attempts are exhausted, with its error, ready for a replay."""
+
+    dead_letters_bucket: BucketName = Field(description="bucket that dead letters are written to")
+    dead_letters_prefix: str = Field(default="", description="prefix of the keys")

@@ -1,0 +1,49 @@
+"""One source as a process: waits for its queue, runs the loop until SIGTERM."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import httpx
+
+from whimbrel.eventing import serving
+from whimbrel.eventing.delivery import Delivery
+from whimbrel.eventing.settings import DeliverySettings
+from whimbrel.eventing.source import Source
+from whimbrel.eventing.upstream import Upstream
+
+
+def run(settings: DeliverySettings, upstream: Upstream) -> None:
+    """Raises Unavailable when the upstream does not come within `startup_wait_seconds`."""
+
+    async def work(stopping: asyncio.Event, ready: Callable[[], None]) -> None:
+        try:
+            wait = settings.startup_wait_seconds
+            if await serving.until_present(upstream.open, f"upstream {upstream.uri}", wait, stopping):
+                ready()
+                await deliver_all(settings, upstream, stopping)
+        finally:
+            await upstream.close()
+
+    serving.run(settings, [], work)
+
+
+async def deliver_all(settings: DeliverySettings, upstream: Upstream, stopping: asyncio.Event) -> None:
+    """Run the loop between an upstream that is open and the sinks of the settings, until the stop."""
+    limits = httpx.Limits(max_connections=2 * settings.max_in_flight, max_keepalive_connections=settings.max_in_flight)
+    async with httpx.AsyncClient(limits=limits, headers={"accept-encoding": "identity"}) as client:
+        dead_letters = None
+        if settings.dead_letter_sink is not None:
+            label = f"{upstream.name}-dead-letters"
+            dead_letters = Delivery(client, settings.dead_letter_sink, settings, label, stopping)
+        source = Source(
+            upstream,
+            Delivery(client, settings.sink, settings, upstream.name, stopping),
+            dead_letters,
+            max_held=2 * settings.max_in_flight,
+            return_seconds=settings.backoff_max_seconds,
+            grace_seconds=settings.grace_seconds,
+            stopping=stopping,
+        )
+        await source.run()
