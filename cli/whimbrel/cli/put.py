@@ -63,7 +63,8 @@ def put(
         for each in done:
             out.print(f"s3://{each.bucket}/{each.key}", markup=False)
         return
-    if not all([_report(client, each, results_bucket, dead_letters_bucket, wait) for each in done]):
+    labelled = [_report(client, each, results_bucket, dead_letters_bucket, wait) for each in done]
+    if not all(labelled):
         raise typer.Exit(1)
 
 

@@ -1,0 +1,100 @@
+"""Starts the engine for `up` and `demo`: services, the model in the registry, then everything that serves."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any
+
+from rich.status import Status
+
+from whimbrel.cli.console import progress_out
+from whimbrel.core.errors import Unavailable
+from whimbrel.local.engine import Engine
+from whimbrel.local.kustomize import render
+from whimbrel.local.settings import EngineSettings
+
+_READY_SECONDS = 180
+_TRAINING_SECONDS = 300
+
+Objects = list[dict[str, Any]]
+
+
+@asynccontextmanager
+async def started(settings: EngineSettings, *, quiet: bool = False) -> AsyncIterator[Engine]:
+    """Everything ready: the embedded services, a model where the manifests ask the registry for one, the rest.
+
+    Raises SettingsError or InputRefused for what the user gave, Unavailable for what did not become ready.
+    """
+    objects = render(settings.manifests)
+    with progress_out.status("starting the store, the registry and the broker") as shown:
+        async with Engine(settings) as engine:
+            await engine.create_store(objects)
+            environment = engine.status()["environment"]
+            if _asks_registry(objects):
+                shown.update("training two classifiers on handwritten digits and registering them")
+                await _train(environment)
+            shown.update("starting what the manifests describe")
+            await engine.apply(objects)
+            await engine.wait_ready(_READY_SECONDS, lambda components: shown.update(_waiting(components)))
+            shown.stop()
+            if not quiet:
+                for warning in engine.warnings:
+                    progress_out.print(f"note: {warning}", markup=False)
+            yield engine
+            _say_stopping(shown)
+
+
+def run_until_stopped(main: Coroutine[Any, Any, None]) -> bool:
+    """Run to the end, or until SIGINT or SIGTERM, which let it clean up; whether it came to its own end."""
+
+    async def guarded() -> bool:
+        task = asyncio.ensure_future(main)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+            return True
+        return False
+
+    return asyncio.run(guarded())
+
+
+async def _train(environment: dict[str, str]) -> None:
+    """In a process of its own, so that torch does not stay in this one."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "whimbrel.cli", "model", "train", "digits", "--if-absent"),
+        env={**os.environ, **environment},
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.PIPE,
+        start_new_session=True,
+    )
+    try:
+        async with asyncio.timeout(_TRAINING_SECONDS):
+            _, said = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    if process.returncode:
+        last = said.decode(errors="replace").strip().splitlines()[-1:] or [f"status {process.returncode}"]
+        raise Unavailable(f"training ended with {last[0]}")
+
+
+def _asks_registry(objects: Objects) -> bool:
+    return any("models:/digits" in str(each) for each in objects if each["kind"] == "InferenceService")
+
+
+def _waiting(components: list[dict[str, Any]]) -> str:
+    names = ", ".join(each["name"] for each in components if not each["ready"])
+    return f"waiting for {names}" if names else "everything is ready"
+
+
+def _say_stopping(shown: Status) -> None:
+    shown.update("stopping")
+    shown.start()
