@@ -78,7 +78,7 @@ data: {a: b}
 def test_refuses_what_it_does_not_honour(tmp_path: Path, kustomization: str, named: str) -> None:
     folder = write(tmp_path, kustomization=kustomization, object=OBJECT)
 
-    with pytest.raises(SettingsError, match="kustomization.yaml") as refused:
+    with pytest.raises(SettingsError, match=r"kustomization\.yaml") as refused:
         render(folder)
 
     assert named in str(refused.value)

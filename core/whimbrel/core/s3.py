@@ -36,10 +36,15 @@ def s3_client(settings: S3Settings, *, connections: int = 32, credentials: tuple
     )
 
 
-def sqs_client(settings: S3Settings, endpoint: str | None, *, connections: int = 32) -> SQSClient:
-    """A client of the queue that the store notifies; same region, timeouts and retries."""
+def sqs_client(
+    settings: S3Settings, endpoint: str | None, *, connections: int = 32, credentials: tuple[str, str] | None = None
+) -> SQSClient:
+    """A client of the queue that the store notifies; same region, timeouts, retries and `credentials`."""
+    access_key, secret_key = credentials or (None, None)
     return boto3.client(
         "sqs",
+        aws_access_key_id=access_key,
+        aws_secret_access_key=secret_key,
         endpoint_url=endpoint,
         region_name=settings.s3_region,
         verify=settings.s3_ca_bundle or settings.s3_verify_tls,

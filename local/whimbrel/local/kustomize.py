@@ -37,7 +37,9 @@ def render(folder: Path) -> list[Object]:
     """
     file = folder / _FILE
     if not file.is_file():
-        raise SettingsError(f"expected {file}, seen none; give a folder with manifests, such as manifests/overlays/local")
+        raise SettingsError(
+            f"expected {file}, seen none; give a folder with manifests, such as manifests/overlays/local"
+        )
     kustomization = _load_one(file)
     _refuse_unknown(kustomization, _KNOWN, str(file))
     objects = [found for resource in kustomization.get("resources", []) for found in _resource(folder, resource)]

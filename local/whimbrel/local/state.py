@@ -1,0 +1,127 @@
+"""What the engine keeps in its state folder: a lock, the ports, its processes and its status."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from whimbrel.core.errors import SettingsError
+from whimbrel.local.groups import start_time
+
+_LOCK = "engine.lock"
+_PORTS = "ports.json"
+_PROCESSES = "processes.json"
+_STATUS = "status.json"
+
+
+@contextmanager
+def locked(state: Path) -> Iterator[None]:
+    """Hold the state folder for this engine alone. Raises SettingsError, one line, while another one holds it."""
+    state.mkdir(parents=True, exist_ok=True)
+    with (state / _LOCK).open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            lock.seek(0)
+            owner = lock.read().strip() or "unknown"
+            raise SettingsError(
+                f"the state folder {state} is in use by process {owner}; stop that one, or choose another with --state"
+            ) from None
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield
+
+
+def write_atomically(path: Path, document: Any) -> None:
+    """Readable by its owner alone: the status holds the embedded store's credentials."""
+    temporary = path.with_name(path.name + ".new")
+    temporary.touch(mode=0o600)
+    temporary.write_text(json.dumps(document, indent=2, sort_keys=True) + "\n")
+    temporary.replace(path)
+
+
+def read(path: Path) -> Any:
+    """The JSON document, or None where there is none (or half of one, from a full disk)."""
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def write_processes(state: Path, groups: Mapping[int, str]) -> None:
+    write_atomically(state / _PROCESSES, {str(pid): started for pid, started in groups.items()})
+
+
+def read_processes(state: Path) -> dict[int, str]:
+    """The process groups of the engine that ran here last, by id, with their start times."""
+    return {int(pid): str(started) for pid, started in (read(state / _PROCESSES) or {}).items()}
+
+
+def write_status(state: Path, status: Mapping[str, Any]) -> None:
+    engine = {"pid": os.getpid(), "started": start_time(os.getpid())}
+    write_atomically(state / _STATUS, {**status, "engine": engine})
+
+
+def read_status(state: Path) -> dict[str, Any] | None:
+    """What the engine last wrote, with `running`: whether it lives. None where none ever ran.
+
+    Of a dead engine no component is ready, whatever it wrote before.
+    """
+    status = read(state / _STATUS)
+    if not isinstance(status, dict):
+        return None
+    engine = status.get("engine", {})
+    started = start_time(int(engine.get("pid", 0)))
+    running = started is not None and started == engine.get("started")
+    if not running:
+        status["components"] = [{**component, "ready": False} for component in status.get("components", [])]
+        status["ready"] = False
+    return status | {"running": running}
+
+
+class Ports:
+    """The loopback ports of this state folder: the same ones again at the next start, where they are free."""
+
+    def __init__(self, state: Path) -> None:
+        self._file = state / _PORTS
+        self._known: dict[str, int] = read(self._file) or {}
+
+    def listener(self, name: str, wanted: int = 0) -> socket.socket:
+        """A listening socket for `name`. Raises SettingsError when the port `wanted` is in use."""
+        opened = _listen(wanted) if wanted else self._reopened(name)
+        if opened is None:
+            raise SettingsError(f"expected port {wanted} of 127.0.0.1 to be free for {name}; choose another port")
+        self._remember(name, opened.getsockname()[1])
+        return opened
+
+    def reserve(self, name: str, wanted: int = 0) -> int:
+        """The port that a process of another's is told to listen on."""
+        with self.listener(name, wanted) as found:
+            return int(found.getsockname()[1])
+
+    def _reopened(self, name: str) -> socket.socket | None:
+        return _listen(self._known.get(name, 0)) or _listen(0)
+
+    def _remember(self, name: str, port: int) -> None:
+        if self._known.get(name) != port:
+            self._known[name] = port
+            write_atomically(self._file, self._known)
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
+
+
+def _listen(port: int) -> socket.socket | None:
+    try:
+        return socket.create_server(("127.0.0.1", port), backlog=1024)
+    except OSError:
+        return None
