@@ -12,8 +12,6 @@ from whimbrel.core.errors import InputRefused, UnsupportedImage
 
 MAX_INSTANCES = 256
 
-_RAW_TYPES = ("application/octet-stream",)
-
 
 def images_of_v1(payload: Any, headers: Mapping[str, str]) -> list[bytes]:
     """The encoded images of a request: `{"instances": [{"b64": "..."}, ...]}`, or one as an `image/*` body.
@@ -21,7 +19,7 @@ def images_of_v1(payload: Any, headers: Mapping[str, str]) -> list[bytes]:
     `payload` is the body as bytes, or as parsed JSON. Raises InputRefused that names the instance.
     """
     media_type = headers.get("content-type", "").split(";")[0].strip().lower()
-    if isinstance(payload, bytes) and (media_type.startswith("image/") or media_type in _RAW_TYPES):
+    if isinstance(payload, bytes) and media_type.startswith("image/"):
         return [payload]
     document = _json(payload, media_type) if isinstance(payload, bytes) else payload
     instances = document.get("instances") if isinstance(document, dict) else None

@@ -1,0 +1,156 @@
+"""Preset discovery and mismatch: every image is prepared by the preset of the version that answers it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from whimbrel.core.errors import PresetMismatch, TryAgain, Unavailable, UndecodableImage
+from whimbrel.core.package import Preset
+from whimbrel.core.results import Prediction, ResultModel
+from whimbrel.core.tensors import PRESET_DIGEST, TOP_K
+from whimbrel.transformers.answers import Answer, answer_of, error_of
+from whimbrel.transformers.predictor import MAX_TRIES, Predictor
+
+pytestmark = pytest.mark.anyio
+
+SMALL, LARGE = Preset(height=2, width=2), Preset(height=4, width=6)
+
+
+class Versions:
+    """The contract of a predictor service behind a split: request i goes to `presets[i]`, the last one stays."""
+
+    def __init__(self, *presets: Preset) -> None:
+        self._presets: Sequence[Preset] = presets
+        self.asked: list[tuple[tuple[int, ...], str]] = []
+        self.failing = 0
+
+    async def infer(self, tensor: NDArray[np.uint8], parameters: Mapping[str, str | int], request_id: str) -> Answer:
+        preset = self._presets[min(len(self.asked), len(self._presets) - 1)]
+        self.asked.append((tensor.shape, str(parameters[PRESET_DIGEST])))
+        await asyncio.sleep(0)
+        if self.failing > 0:
+            self.failing -= 1
+            raise Unavailable("starting")
+        if parameters[PRESET_DIGEST] != preset.digest:
+            raise PresetMismatch("another", preset=preset.model_dump(mode="json"), model_digest="sha256:0")
+        assert (tensor.shape, parameters[TOP_K]) == ((1, preset.height, preset.width, 3), 3)
+        model = ResultModel(name="digits", version=preset.digest, digest="sha256:" + "0" * 64)
+        return Answer((Prediction(label=request_id, index=0, score=1.0),), model)
+
+    async def close(self) -> None:
+        pass
+
+
+class Preparing:
+    def __init__(self) -> None:
+        self.presets: list[Preset] = []
+
+    async def __call__(self, preset: Preset) -> NDArray[np.uint8]:
+        self.presets.append(preset)
+        return np.zeros((preset.height, preset.width, 3), np.uint8)
+
+
+async def test_learns_the_preset_by_one_question_however_many_ask() -> None:
+    versions, preparing = Versions(SMALL), Preparing()
+    predictor = Predictor(versions, top_k=3)
+    answers = await asyncio.gather(*(predictor.classify(preparing, f"request-{n}") for n in range(5)))
+    assert [answer.predictions[0].label for answer in answers] == [f"request-{n}" for n in range(5)]
+    assert preparing.presets == [SMALL] * 5
+    assert versions.asked == [((1, 1, 1, 3), "unknown")] + [((1, 2, 2, 3), SMALL.digest)] * 5
+
+
+async def test_a_failed_discovery_fails_who_waited_and_is_tried_by_the_next() -> None:
+    versions = Versions(SMALL)
+    versions.failing = 1
+    predictor = Predictor(versions, top_k=3)
+    outcomes = await asyncio.gather(
+        *(predictor.classify(Preparing(), "request") for _ in range(3)), return_exceptions=True
+    )
+    assert [type(outcome) for outcome in outcomes] == [Unavailable] * 3
+    assert len(versions.asked) == 1
+    assert (await predictor.classify(Preparing(), "later")).predictions[0].label == "later"
+
+
+async def test_who_leaves_during_the_discovery_does_not_end_it_for_the_others() -> None:
+    predictor = Predictor(Versions(SMALL), top_k=3)
+    leaving = asyncio.create_task(predictor.classify(Preparing(), "leaving"))
+    staying = asyncio.create_task(predictor.classify(Preparing(), "staying"))
+    await asyncio.sleep(0)
+    leaving.cancel()
+    assert (await staying).predictions[0].label == "staying"
+
+
+async def test_another_versions_preset_is_adopted_and_the_image_prepared_again() -> None:
+    versions, preparing = Versions(SMALL, SMALL, LARGE), Preparing()
+    predictor = Predictor(versions, top_k=3)
+    assert (await predictor.classify(preparing, "1")).model.version == SMALL.digest
+    assert (await predictor.classify(preparing, "2")).model.version == LARGE.digest
+    assert (await predictor.classify(preparing, "3")).model.version == LARGE.digest
+    assert preparing.presets == [SMALL, SMALL, LARGE, LARGE]
+
+
+async def test_a_split_that_flips_costs_tries_but_no_second_preparation() -> None:
+    versions, preparing = Versions(SMALL, LARGE, SMALL, LARGE, LARGE), Preparing()
+    answer = await Predictor(versions, top_k=3).classify(preparing, "1")
+    assert answer.model.version == LARGE.digest
+    assert preparing.presets == [SMALL, LARGE]
+
+
+async def test_presets_that_never_settle_are_tried_again_later() -> None:
+    versions = Versions(*[SMALL, LARGE] * MAX_TRIES)
+    with pytest.raises(PresetMismatch):
+        await Predictor(versions, top_k=3).classify(Preparing(), "1")
+    assert len(versions.asked) == 1 + MAX_TRIES
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "answered_status"),
+    [
+        (404, "NotFound", 404),
+        (409, "TryAgain", 503),
+        (422, "UndecodableImage", 422),
+        (429, "QuotaExceeded", 429),
+        (503, "Unavailable", 503),
+        (400, "InputRefused", 400),
+        (401, "Unavailable", 503),
+        (403, "Unavailable", 503),
+        (500, "Unavailable", 503),
+        (502, "Unavailable", 503),
+        (504, "Unavailable", 503),
+    ],
+)
+async def test_a_predictors_status_passes_through(status: int, error: str, answered_status: int) -> None:
+    seen = error_of(status, b'{"error": "the reason", "reason": "X"}', "7")
+    assert (seen.reason, seen.status, str(seen)) == (error, answered_status, "predictor: the reason")
+    assert seen.headers() == {"retry-after": "7"}
+
+
+async def test_a_mismatch_without_a_usable_preset_is_tried_again() -> None:
+    assert type(error_of(409, b"{}", None)) is TryAgain
+    assert str(error_of(502, b"<html>bad gateway", None)) == "predictor: <html>bad gateway"
+
+    class Broken(Versions):
+        async def infer(self, *_: object) -> Answer:
+            raise PresetMismatch("another", preset={"height": 0, "width": 1}, model_digest="sha256:0")
+
+    with pytest.raises(Unavailable, match="expected a preset from the predictor; height"):
+        await Predictor(Broken(SMALL), top_k=3).classify(Preparing(), "1")
+
+
+@pytest.mark.parametrize("outputs", [{}, {"indices": np.zeros((1, 1)), "scores": np.zeros(3), "names": None}])
+async def test_an_answer_in_another_language_is_named(outputs: Mapping[str, NDArray[np.float64] | None]) -> None:
+    with pytest.raises(Unavailable, match="expected outputs indices, scores, names and parameters"):
+        answer_of("digits", outputs, {"model_version": "1", "model_digest": "sha256:" + "0" * 64})
+
+
+async def test_errors_of_the_preparation_pass_through() -> None:
+    async def refuse(_: Preset) -> NDArray[np.uint8]:
+        raise UndecodableImage("broken")
+
+    with pytest.raises(UndecodableImage):
+        await Predictor(Versions(SMALL), top_k=3).classify(refuse, "1")

@@ -1,0 +1,77 @@
+"""The transformer's settings and process: KServe's spellings, one line for what is wrong, and no torch."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from testbed.processes import environment
+from whimbrel.core.errors import SettingsError
+from whimbrel.core.settings import load
+from whimbrel.transformers.grpc_inference import GrpcInference
+from whimbrel.transformers.rest_inference import RestInference
+from whimbrel.transformers.service import inference
+from whimbrel.transformers.settings import TransformerSettings
+
+NEEDED = ["--model_name", "digits", "--predictor_host", "digits-predictor.default"]
+
+
+def loaded(*arguments: str) -> TransformerSettings:
+    return load(TransformerSettings, [*NEEDED, *arguments], program="transformer")
+
+
+def test_reads_what_kserve_passes() -> None:
+    settings = loaded("--http_port", "8080", "--workers=1", "--predictor_request_timeout_seconds", "600")
+    assert (settings.model_name, settings.predictor_host) == ("digits", "digits-predictor.default")
+    assert (settings.http_port, settings.predictor_request_timeout_seconds) == (8080, 600.0)
+    assert settings.predictor_protocol == "v2"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["--predictor-host", "http://x"], r"WHIMBREL_PREDICTOR_HOST \(--predictor-host\): .* seen 'http://x'"),
+        (["--predictor-protocol", "v1"], r"WHIMBREL_PREDICTOR_PROTOCOL .* 'v2' or 'grpc-v2'.* seen 'v1'"),
+        (["--workers", "2"], r"WHIMBREL_WORKERS .* less than or equal to 1, seen '2'"),
+        (["--image-formats", "jpeg,svg"], r"WHIMBREL_IMAGE_FORMATS .* one or more of jpeg, png, seen 'jpeg,svg'"),
+        (["--image-background", "red"], "WHIMBREL_IMAGE_BACKGROUND"),
+        (["--pixel-budget", "1000"], "pixel_budget: expected at least image_max_pixels"),
+        (["--byte-budget", "1000"], "byte_budget: expected at least image_max_bytes"),
+    ],
+)
+def test_a_wrong_setting_is_named(arguments: list[str], line: str) -> None:
+    with pytest.raises(SettingsError, match=line):
+        loaded(*arguments)
+
+
+def test_the_background_is_a_colour() -> None:
+    assert loaded("--image-background", "#0a10Ff").background == (10, 16, 255)
+
+
+def test_the_protocol_chooses_the_client() -> None:
+    assert isinstance(inference(loaded()), RestInference)
+    assert isinstance(inference(loaded("--predictor-protocol", "grpc-v2")), GrpcInference)
+
+
+def test_a_missing_setting_ends_the_start_with_one_line() -> None:
+    ended = subprocess.run(
+        [sys.executable, "-m", "whimbrel.transformers", "--model-name", "digits"],
+        env=environment(), capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert ended.returncode == 2
+    assert ended.stderr.splitlines() == [
+        "setting WHIMBREL_PREDICTOR_HOST (--predictor-host): missing (HOST or HOST:PORT of the predictor); set it"
+    ]
+
+
+def test_it_imports_no_torch() -> None:
+    program = (
+        "import sys, whimbrel.transformers.service, whimbrel.transformers.grpc_inference\n"
+        "assert 'PIL' in sys.modules and 'torch' not in sys.modules, 'torch was imported'"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program], env=environment(), capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")
