@@ -18,9 +18,21 @@ from whimbrel.core.errors import PackageRefused
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
+    from torch.nn import Module
 
 ROOT = "model"
+MAX_BATCH = 1024
 MAX_BYTES = 16 * 1024**3
+
+
+def save_classifier(network: Module, size: tuple[int, int], path: Path) -> None:
+    """Export a network of normalised float images (N, 3, height, width), N from 1 to 1024, and save it at `path`."""
+    import torch
+
+    batch = torch.export.Dim("batch", min=1, max=MAX_BATCH)
+    # Two images: torch would take a batch of one for a constant.
+    program = torch.export.export(network.eval(), (torch.zeros(2, 3, *size),), dynamic_shapes=({0: batch},))
+    save_exported(program, path)
 
 
 def save_exported(program: ExportedProgram, path: Path) -> None:

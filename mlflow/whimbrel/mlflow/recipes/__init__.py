@@ -1,0 +1,1 @@
+"""Networks that are trained here, each from its data to a model package."""
