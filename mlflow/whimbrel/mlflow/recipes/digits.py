@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from whimbrel.core.package import EXPORTED, EXPORTED_ARCHITECTURE, Package, Preset, write_manifest
+from whimbrel.core.package import EXPORTED, EXPORTED_ARCHITECTURE, Package, Preset, verify, write_manifest
 from whimbrel.mlflow.exported import save_classifier
 from whimbrel.mlflow.recipes.digits_data import LABELS, SIDE, DigitPicture, Part, held_out, split
+from whimbrel.mlflow.staging import staged
 
 if TYPE_CHECKING:
     import torch
@@ -42,19 +43,20 @@ def train_digits(kind: Kind, folder: Path, *, seed: int = 0) -> TrainedPackage:
     parts = split()
     preset = _preset(parts.train)
     network = fit(kind, _normalised(parts.train, preset), _normalised(parts.validation, preset), seed)
-    folder.mkdir(parents=True, exist_ok=True)
-    save_classifier(network, (SIDE, SIDE), folder / EXPORTED)
-    package = write_manifest(
-        folder,
-        {
-            "task": "classification",
-            "architecture": EXPORTED_ARCHITECTURE,
-            "preset": preset.model_dump(mode="json", exclude_none=True),
-            "labels": list(LABELS),
-            "torch_version": str(torch.__version__),
-        },
-        [EXPORTED],
-    )
+    with staged(folder) as staging:
+        save_classifier(network, (SIDE, SIDE), staging / EXPORTED)
+        write_manifest(
+            staging,
+            {
+                "task": "classification",
+                "architecture": EXPORTED_ARCHITECTURE,
+                "preset": preset.model_dump(mode="json", exclude_none=True),
+                "labels": list(LABELS),
+                "torch_version": str(torch.__version__),
+            },
+            [EXPORTED],
+        )
+    package = verify(folder, None)
     confusion = _confusion(package, parts.held_out)
     parameters = {"recipe": f"digits/{kind}", "seed": str(seed)}
     return TrainedPackage(package, _metrics(confusion), confusion, parts.digest, parameters)
