@@ -18,7 +18,7 @@ from whimbrel.core.errors import SettingsError
 logger = logging.getLogger(__name__)
 
 _BACKLOG = 256
-_IDLE_SECONDS = 65  # a kept connection without a request
+_IDLE_SECONDS = 65  # a connection on which nothing comes
 
 WsgiApplication = Callable[[dict[str, Any], Any], Iterable[bytes]]
 
@@ -26,7 +26,7 @@ WsgiApplication = Callable[[dict[str, Any], Any], Iterable[bytes]]
 class _Handler(MotoRequestHandler):  # type: ignore[misc]
     protocol_version = "HTTP/1.1"
     timeout = _IDLE_SECONDS
-    wbufsize = -1
+    disable_nagle_algorithm = True
 
     def log_request(self, code: Any = "-", size: Any = "-") -> None:
         """No line per request."""

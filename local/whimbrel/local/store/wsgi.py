@@ -11,6 +11,9 @@ from xml.sax.saxutils import escape
 from werkzeug.test import run_wsgi_app
 from werkzeug.wsgi import get_input_stream
 
+_CHUNK_BYTES = 1024 * 1024
+_DISCARDED_BYTES = 64 * _CHUNK_BYTES
+
 Environ = dict[str, Any]
 StartResponse = Callable[..., Any]
 
@@ -35,10 +38,20 @@ def run(app: Any, environ: Environ, body: bytes) -> Answer:
 
 def take_body(environ: Environ, limit: int) -> bytes:
     """The request's body, chunked or not. Raises werkzeug's RequestEntityTooLarge."""
+    if int(environ.get("CONTENT_LENGTH") or 0) > limit:
+        _discard(environ)
     body: bytes = get_input_stream(environ, max_content_length=limit).read()
     environ.pop("HTTP_TRANSFER_ENCODING", None)
     environ.pop("wsgi.input_terminated", None)
     return body
+
+
+def _discard(environ: Environ) -> None:
+    """Read some of what is too large: a client that is still sending does not see an answer."""
+    stream = get_input_stream(environ)
+    for _ in range(_DISCARDED_BYTES // _CHUNK_BYTES):
+        if not stream.read(_CHUNK_BYTES):
+            return
 
 
 def s3_error(status: str, code: str, message: str, *, close: bool = False) -> Answer:
