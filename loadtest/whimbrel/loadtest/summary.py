@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,8 @@ from numpy.typing import NDArray
 
 from whimbrel.loadtest.rows import Rows
 
-PERCENTILES = {"p50": 50.0, "p90": 90.0, "p95": 95.0, "p99": 99.0, "p99.9": 99.9}
+# By thousandths: whole numbers, so that a rank is exact.
+PERCENTILES = {"p50": 500, "p90": 900, "p95": 950, "p99": 990, "p99.9": 999}
 
 # Ten bins a decade from 0.1 ms, hey's own resolution, to 10,000 s, past any timeout: fixed, so that two runs can be
 # laid over each other.
@@ -19,7 +21,7 @@ _EDGES_MS: NDArray[np.float64] = 10.0 ** (np.arange(-10, 71) / 10.0)
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """Milliseconds. A percentile is the smallest value that at least that part of the answers stayed within."""
+    """Milliseconds. A percentile is the nearest rank: a measured value that this part of the answers kept to."""
 
     count: int
     mean: float
@@ -95,14 +97,16 @@ def latency(milliseconds: NDArray[np.float64]) -> Latency | None:
     """None without any value."""
     if not len(milliseconds):
         return None
-    # inverted_cdf is the nearest rank: a value that was measured, never one between two.
-    ranked = np.percentile(milliseconds, list(PERCENTILES.values()), method="inverted_cdf")
+    ranked = np.sort(milliseconds)
     return Latency(
         count=len(milliseconds),
         mean=round(float(milliseconds.mean()), 3),
         min=round(float(milliseconds.min()), 3),
         max=round(float(milliseconds.max()), 3),
-        percentiles={name: round(float(value), 3) for name, value in zip(PERCENTILES, ranked, strict=True)},
+        percentiles={
+            name: round(float(ranked[math.ceil(len(ranked) * thousandths / 1000) - 1]), 3)
+            for name, thousandths in PERCENTILES.items()
+        },
     )
 
 

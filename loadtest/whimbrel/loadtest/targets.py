@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from whimbrel.core.errors import SettingsError
+from whimbrel.core.logs import redact
 from whimbrel.kube.services import service_address
 
 LOCAL_DOMAIN = "localhost"
@@ -23,10 +24,9 @@ class Target:
     host: str | None = None
 
     def __post_init__(self) -> None:
-        parts = urlsplit(self.url)
-        if parts.scheme not in ("http", "https") or not parts.hostname or re.search(r"[\s\x00-\x1f]", self.url):
-            raise SettingsError(f"expected a URL http://HOST[:PORT]/PATH as target, seen {self.url!r}")
-        if parts.username is not None or parts.password is not None:
+        if not _is_http(self.url):
+            raise SettingsError(f"expected a URL http://HOST[:PORT]/PATH as target, seen {redact(self.url)!r}")
+        if "@" in urlsplit(self.url).netloc:
             raise SettingsError(
                 "expected a target without a user in its URL; send it with --header 'Authorization: ...'"
             )
@@ -74,3 +74,13 @@ async def on_cluster(place: Place, cluster: Cluster) -> Target:
         place.service, place.namespace, kubeconfig=cluster.kubeconfig, context=cluster.context
     )
     return Target(found.url + place.path)
+
+
+def _is_http(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        return False
+    spaced = re.search(r"[\s\x00-\x1f]", url) is not None
+    return parts.scheme in ("http", "https") and bool(parts.hostname) and port != 0 and not spaced
