@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +18,7 @@ from testbed.stores import Store
 from whimbrel.core.errors import PackageRefused, SettingsError
 from whimbrel.core.package import Package, write_manifest
 from whimbrel.core.package_transfer import upload
+from whimbrel.mlflow.exported import save_classifier
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -55,11 +58,9 @@ def exported_package(folder: Path, classes: int = CLASSES) -> tuple[Package, Any
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
     module = torch.nn.Sequential(torch.nn.AvgPool2d(16), torch.nn.Flatten(), torch.nn.Linear(48, classes)).eval()
-    batch = torch.export.Dim("batch", min=1, max=1024)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        program = torch.export.export(module, (torch.zeros(2, 3, 64, 64),), dynamic_shapes=({0: batch},))
-        torch.export.save(program, folder / "model.pt2")
+        warnings.simplefilter("ignore")  # the exporter's own
+        save_classifier(module, (64, 64), folder / "model.pt2")
     labels = [f"label-{index}" for index in range(CLASSES)]
     manifest = {"task": "classification", "architecture": "pt2", "preset": PRESET, "labels": labels}
     return write_manifest(folder, manifest, ["model.pt2"]), module
@@ -163,7 +164,7 @@ def test_a_package_in_the_store_is_served_by_its_digest(
     package = package_of(tmp_path / "made", "squeezenet1_1", module.state_dict())
     uri = f"s3://{bucket}/digits/1"
     upload(package.folder, uri, s3)
-    pin = ("--model-digest", package.digest, "--model-cache", str(tmp_path / "cache"))
+    pin = ("--max-batch-size", "2", "--model-digest", package.digest, "--model-cache", str(tmp_path / "cache"))
 
     with running_predictor(tmp_path / "log", *pin, uri=uri, **store.settings_environment) as predictor:
         answer = predictor.infer(v2_document(images(2), top_k=1)).json()
@@ -176,9 +177,6 @@ def test_a_package_in_the_store_is_served_by_its_digest(
 
 
 def test_another_digest_does_not_start(tmp_path: Path) -> None:
-    import subprocess
-    import sys
-
     package = package_of(tmp_path, "squeezenet1_1", {"w": torch.zeros(1)})
     options = ("--model-name", "digits", "--model-uri", package.folder.as_uri(), "--model-digest", "sha256:" + "1" * 64)
     ended = subprocess.run(

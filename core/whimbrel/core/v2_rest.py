@@ -77,7 +77,8 @@ def array_of_json(data: Any, datatype: str, shape: tuple[int, ...], where: str) 
     if datatype == "FP16":
         raise InputRefused(f"{where}: expected FP16 as a binary tensor, seen JSON")
     try:
-        array = np.asarray(data, dtype=dtype if datatype == "BYTES" else None)
+        # Of mixed sizes of UINT64, numpy would make floats.
+        array = np.asarray(data, dtype=np.object_ if datatype in ("BYTES", "UINT64") else None)
     except (ValueError, TypeError, OverflowError):
         raise InputRefused(f"{where}: expected a list of {datatype}, equally long on each level") from None
     if not _fits(array, dtype):
@@ -178,6 +179,8 @@ def _fits(array: Array, dtype: np.dtype[Any]) -> bool:
         return True
     if dtype.kind == "O":
         return all(isinstance(element, str) for element in array.flat)
+    if array.dtype.kind == "O":
+        return all(type(element) is int and 0 <= element < 2**64 for element in array.flat)
     if dtype.kind in "iu":
         limits = np.iinfo(dtype)
         return array.dtype.kind in "iu" and int(array.min()) >= limits.min and int(array.max()) <= limits.max

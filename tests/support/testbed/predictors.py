@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from testbed.processes import Running, answers, running
 
 NULL_SIDE_PIXELS = 8
+START_SECONDS = 120.0  # torch and torchvision on a busy machine
 JSON_LENGTH = "inference-header-content-length"
 
 
@@ -46,11 +47,11 @@ def running_predictor(log: Path, *arguments: str, uri: str = "null:10", **extra:
     """A predictor of the model `digits`, on ports of its own choice, once it is ready."""
     options = ("--model-name", "digits", "--model-uri", uri, "--http-port", "0", "--grpc-port", "0")
     with running("whimbrel.predictors", *options, "--drain-seconds", "0.1", *arguments, log=log, **extra) as process:
-        process.wait_until(lambda: listening_ports(process), "the ports")
+        process.wait_until(lambda: listening_ports(process), "the ports", START_SECONDS)
         ports = listening_ports(process)
         assert ports is not None
         url = f"http://127.0.0.1:{ports[0]}"
-        process.wait_until(lambda: answers(f"{url}/v2/health/ready"), "readiness")
+        process.wait_until(lambda: answers(f"{url}/v2/health/ready"), "readiness", START_SECONDS)
         yield Predictor(process, url, f"127.0.0.1:{ports[1]}")
 
 
