@@ -14,10 +14,10 @@ from werkzeug.serving import ThreadedWSGIServer
 from werkzeug.wsgi import ClosingIterator
 
 from whimbrel.core.errors import SettingsError
+from whimbrel.core.sockets import listening_socket
 
 logger = logging.getLogger(__name__)
 
-_BACKLOG = 256
 _IDLE_SECONDS = 65  # a connection on which nothing comes
 
 WsgiApplication = Callable[[dict[str, Any], Any], Iterable[bytes]]
@@ -91,9 +91,8 @@ class Server(ThreadedWSGIServer):  # type: ignore[misc]
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, port), family=family, backlog=_BACKLOG)
+        return listening_socket(host, port)
     except OSError as error:
         raise SettingsError(
             f"expected to listen on {host}:{port} (--http-host, --http-port): {error.strerror}; choose another port"
