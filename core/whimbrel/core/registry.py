@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from whimbrel.core.errors import InputRefused, NotFound, PackageRefused, SettingsError, TryAgain, Unavailable
+from whimbrel.core.errors import InputRefused, NotFound, PackageRefused, SettingsError, Unavailable, WhimbrelError
 
 DIGEST_TAG: Final = "whimbrel.digest"
 MAX_ANSWER_BYTES: Final = 16 * 1024 * 1024
@@ -89,7 +89,7 @@ def tags_of(entity: Mapping[str, Any]) -> dict[str, str]:
 
 
 def get(tracking_uri: str, path: str, parameters: Mapping[str, str]) -> dict[str, Any]:
-    """GET `path` below the registry's API. Raises NotFound and Unavailable with what was asked."""
+    """GET `path` below the registry's API. Raises NotFound, InputRefused and Unavailable with what was asked."""
     return _call(tracking_uri, "GET", path, params=dict(parameters))
 
 
@@ -139,7 +139,7 @@ def _answer(tracking_uri: str, path: str, request: Mapping[str, Any], status: in
 
 def _error(
     tracking_uri: str, path: str, request: Mapping[str, Any], status: int, document: Mapping[str, Any]
-) -> TryAgain:
+) -> WhimbrelError:
     asked = request.get("params") or request.get("json") or {}
     what = ", ".join(f"{key} {value!r}" for key, value in asked.items())
     message = str(document.get("message", ""))[:300]
@@ -149,6 +149,8 @@ def _error(
             f"the model registry at {tracking_uri} has no {what} ({message}); see 'whimbrel model ls'",
             retry_after_seconds=5,
         )
+    if status == 400:
+        return InputRefused(f"the model registry at {tracking_uri} refused {what}: {message}")
     return Unavailable(
         f"expected a JSON answer with status 200 from the model registry at {tracking_uri} ({path}, {what}), "
         f"seen status {status} {message}",
