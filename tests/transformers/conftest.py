@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
-from itertools import count
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -26,23 +24,16 @@ def predictor(logs: Path) -> Iterator[Predictor]:
 
 
 @pytest.fixture(scope="session")
-def predictor_host(predictor: Predictor) -> str:
-    return predictor.url.removeprefix("http://")
+def transformer(store: Store, logs: Path, predictor: Predictor) -> Iterator[Transformer]:
+    """With the settings' defaults."""
+    with running_transformer(logs / "transformer.log", store, predictor.url.removeprefix("http://")) as running:
+        yield running
 
 
 @pytest.fixture(scope="session")
-def start_transformer(store: Store, logs: Path) -> Iterator[Callable[..., Transformer]]:
-    """`start_transformer(predictor_host, *arguments)`; it is stopped at the end of the run."""
-    numbers = count()
-    with ExitStack() as started:
-
-        def start(host: str, *arguments: str) -> Transformer:
-            log = logs / f"transformer-{next(numbers)}.log"
-            return started.enter_context(running_transformer(log, store, host, *arguments))
-
-        yield start
-
-
-@pytest.fixture(scope="session")
-def transformer(start_transformer: Callable[..., Transformer], predictor_host: str) -> Transformer:
-    return start_transformer(predictor_host)
+def strict_transformer(store: Store, logs: Path, predictor: Predictor) -> Iterator[Transformer]:
+    """Over gRPC, with small limits and one label an answer."""
+    limits = ("--image-max-pixels", "1000000", "--image-max-bytes", "100000", "--top-k", "1")
+    target, log = predictor.grpc_target, logs / "strict.log"
+    with running_transformer(log, store, target, "--predictor_protocol", "grpc-v2", *limits) as running:
+        yield running

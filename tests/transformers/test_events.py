@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
 
 from testbed.images import object_event, png
-from testbed.predictors import Predictor
-from testbed.processes import free_port, wait_for
+from testbed.processes import wait_for
 from testbed.transformers import Transformer
 from whimbrel.core import cloudevent
 from whimbrel.core.cloudevent import Event
@@ -109,23 +107,17 @@ def test_other_object_events_are_accepted_without_an_answer(transformer: Transfo
     ],
 )
 def test_what_cannot_be_decoded_is_refused_for_good(
-    small_transformer: str, s3: S3Client, bucket: str, *, body: bytes, status: int, reason: str
+    strict_transformer: Transformer, s3: S3Client, bucket: str, *, body: bytes, status: int, reason: str
 ) -> None:
-    response = post(small_transformer, put(s3, bucket, body))
+    response = post(strict_transformer.url, put(s3, bucket, body))
     assert response.status_code == status
     assert reason in response.json()["error"]
     assert set(response.json()) == {"error", "reason"}
     assert not cloudevent.is_cloudevent(response.headers)
 
 
-@pytest.fixture(scope="module")
-def small_transformer(start_transformer: Callable[..., Transformer], predictor: Predictor) -> str:
-    limits = ["--image-max-pixels", "1000000", "--image-max-bytes", "100000", "--predictor_protocol", "grpc-v2"]
-    return start_transformer(predictor.grpc_target, *limits).url
-
-
-def test_asks_over_grpc_by_setting(small_transformer: str, s3: S3Client, bucket: str) -> None:
-    result = parse_result(only_event(post(small_transformer, put(s3, bucket, png(9)))).data or b"")
+def test_asks_over_grpc_by_setting(strict_transformer: Transformer, s3: S3Client, bucket: str) -> None:
+    result = parse_result(only_event(post(strict_transformer.url, put(s3, bucket, png(9)))).data or b"")
     assert (result.predictions[0].label, result.model.version) == ("class-9", "null")
 
 
@@ -162,18 +154,6 @@ def test_an_event_of_more_than_a_mebibyte_is_refused(transformer: Transformer) -
 def test_a_missing_bucket_is_tried_again(transformer: Transformer) -> None:
     response = post(transformer.url, object_event("no-such-bucket-here", KEY))
     assert (response.status_code, response.json()["reason"]) == (404, "NotFound")
-
-
-def test_a_predictor_that_is_away_is_tried_again(
-    start_transformer: Callable[..., Transformer], s3: S3Client, bucket: str
-) -> None:
-    """Also: it is ready although nothing ever listened at the predictor's address."""
-    event = put(s3, bucket, png(7))
-    for protocol in ("v2", "grpc-v2"):
-        away = start_transformer(f"127.0.0.1:{free_port()}", "--predictor-protocol", protocol)
-        response = post(away.url, event)
-        assert (response.status_code, response.headers["retry-after"]) == (503, "2")
-        assert "does not answer" in response.json()["error"]
 
 
 def test_a_batch_is_answered_as_a_whole(transformer: Transformer, s3: S3Client, bucket: str) -> None:

@@ -9,12 +9,15 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from testbed.processes import free_port
 from whimbrel.core.errors import PresetMismatch, TryAgain, Unavailable, UndecodableImage
 from whimbrel.core.package import Preset
 from whimbrel.core.results import Prediction, ResultModel
 from whimbrel.core.tensors import PRESET_DIGEST, TOP_K
-from whimbrel.transformers.answers import Answer, answer_of, error_of
+from whimbrel.transformers.answers import Answer, Inference, answer_of, error_of
+from whimbrel.transformers.grpc_inference import GrpcInference
 from whimbrel.transformers.predictor import MAX_TRIES, Predictor
+from whimbrel.transformers.rest_inference import RestInference
 
 pytestmark = pytest.mark.anyio
 
@@ -154,3 +157,15 @@ async def test_errors_of_the_preparation_pass_through() -> None:
 
     with pytest.raises(UndecodableImage):
         await Predictor(Versions(SMALL), top_k=3).classify(refuse, "1")
+
+
+@pytest.mark.parametrize("protocol", ["v2", "grpc-v2"])
+async def test_a_predictor_that_is_away_is_tried_again(protocol: str) -> None:
+    nobody = f"127.0.0.1:{free_port()}"
+    asked: Inference = GrpcInference(nobody, "digits", timeout_seconds=10, tls=False)
+    if protocol == "v2":
+        asked = RestInference(f"http://{nobody}", "digits", timeout_seconds=10, connections=1)
+    with pytest.raises(Unavailable, match=rf"the predictor at .*{nobody} does not answer") as away:
+        await asked.infer(np.zeros((1, 8, 8, 3), np.uint8), {TOP_K: 1}, "request")
+    assert away.value.headers() == {"retry-after": "2"}
+    await asked.close()

@@ -15,13 +15,13 @@ import uvicorn
 
 from whimbrel.core.errors import SettingsError
 from whimbrel.core.settings import ServerSettings
+from whimbrel.core.sockets import listening_socket
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
 logger = logging.getLogger(__name__)
 
-_BACKLOG = 1024
 _KEEP_ALIVE_SECONDS = 75  # longer than clients keep idle connections, so that they close first
 
 
@@ -58,9 +58,8 @@ class _Server(uvicorn.Server):
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, port), family=family, backlog=_BACKLOG)
+        return listening_socket(host, port)
     except OSError as error:
         raise SettingsError(
             f"expected to listen on {host}:{port} (--http-host, --http-port): {error.strerror}; choose another port"

@@ -37,6 +37,7 @@ from whimbrel.core.model_dataplane import Serving, dataplane_of
 from whimbrel.core.model_grpc import grpc_server
 from whimbrel.core.model_rest import rest_application
 from whimbrel.core.settings import Port, ServerSettings
+from whimbrel.core.sockets import listening_socket
 
 _BACKLOG = 2048
 _KEEP_ALIVE_SECONDS = 75  # longer than the gateways in front keep theirs, so that they close first
@@ -185,8 +186,7 @@ async def _http_server(app: ASGIApp, settings: ModelServerSettings, stopping: _S
 
 def _listen(host: str, port: int) -> socket.socket:
     try:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        return socket.create_server((host, port), family=family, backlog=_BACKLOG)
+        return listening_socket(host, port)
     except OSError as error:
         raise SettingsError(
             f"setting WHIMBREL_HTTP_PORT (--http-port): expected to listen on {host}:{port}, seen: {error.strerror};"

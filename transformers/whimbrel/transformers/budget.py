@@ -11,6 +11,7 @@ from whimbrel.core.errors import Unavailable
 
 RETRY_AFTER_SECONDS = 2.0
 MAX_WAITING = 1000
+LEAST_BYTES = 64 * 1024  # what a request costs besides its image, so that even empty ones are bounded
 
 
 class Budget:

@@ -27,7 +27,7 @@ from whimbrel.core.metrics import TRANSFORMER_IMAGES
 from whimbrel.core.records import ObjectEvent, object_event
 from whimbrel.core.results import GONE_TYPE, PREDICTION_TYPE, Gone, Result, ResultEvent, ResultObject
 from whimbrel.core.tensors import REQUEST_ID_HEADER
-from whimbrel.transformers.budget import Budget
+from whimbrel.transformers.budget import LEAST_BYTES, Budget
 from whimbrel.transformers.classifier import Classifier, counted, log_answer
 from whimbrel.transformers.fetch import ObjectGone, ObjectReader
 from whimbrel.transformers.timing import FETCH, Timing
@@ -88,7 +88,7 @@ class ObjectEvents:
         timing, ref = Timing(), happened.object
         size = self.max_image_bytes if ref.size is None else ref.size
         with counted():
-            async with self.held_bytes.held(min(size, self.max_image_bytes)):
+            async with self.held_bytes.held(max(LEAST_BYTES, min(size, self.max_image_bytes))):
                 with timing.stage(FETCH):
                     fetched = await self.reader.fetch(ref)
                 answer = await self.classifier.classify(fetched.content, timing, request_id)

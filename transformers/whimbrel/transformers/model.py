@@ -11,7 +11,7 @@ from whimbrel.core.errors import InputRefused
 from whimbrel.core.kserve_sdk import Model
 from whimbrel.core.tensors import REQUEST_ID_HEADER
 from whimbrel.transformers.answers import Answer
-from whimbrel.transformers.budget import Budget
+from whimbrel.transformers.budget import LEAST_BYTES, Budget
 from whimbrel.transformers.classifier import Classifier, counted, log_answer
 from whimbrel.transformers.inputs import images_of_v1
 from whimbrel.transformers.timing import Timing
@@ -49,7 +49,7 @@ class TransformerModel(Model):  # type: ignore[misc]
     async def _classify(self, image: bytes, request_id: str) -> Answer:
         timing = Timing()
         with counted():
-            async with self._held_bytes.held(len(image)):
+            async with self._held_bytes.held(max(LEAST_BYTES, len(image))):
                 answer = await self._classifier.classify(image, timing, request_id)
         log_answer(answer, timing.finish())
         return answer
