@@ -104,6 +104,7 @@ def _server(application: Starlette, settings: WaitSettings) -> uvicorn.Server:
     config = uvicorn.Config(
         application,
         log_config=None,
+        log_level="warning",
         access_log=False,
         lifespan="off",
         timeout_keep_alive=75,  # longer than the clients', so that it is not the server who closes under a request

@@ -34,7 +34,7 @@ class SqsSourceSettings(DeliverySettings, S3Settings):
 
     sqs_queue: str = Field(min_length=1, description="name or URL of the queue")
     sqs_endpoint: HttpUrl | None = Field(default=None, description="URL of the queue service; absent: AWS itself")
-    sqs_wait_seconds: int = Field(default=5, ge=0, le=20, description="long poll of one receive, the stop waits for it")
+    sqs_wait_seconds: int = Field(default=2, ge=0, le=20, description="long poll of one receive, the stop waits for it")
     sqs_visibility_seconds: int = Field(
         default=60, ge=1, le=43200, description="lease of a message, extended while it is worked on"
     )
