@@ -1,0 +1,140 @@
+"""The source's loop over an upstream that is nothing but a list: what any sixth source gets for free."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Sequence
+
+import httpx
+import pytest
+
+from testbed.sinks import Reply, ScriptedSink, scripted_sink
+from whimbrel.core.cloudevent import Event
+from whimbrel.core.errors import InputRefused, Unavailable
+from whimbrel.eventing.delivery import Delivery
+from whimbrel.eventing.settings import DeliverySettings
+from whimbrel.eventing.source import Source
+from whimbrel.eventing.upstream import Message, Unreadable, Upstream
+
+pytestmark = pytest.mark.anyio
+
+
+class ListUpstream:
+    """Messages of one text each, which becomes the subject. `away` calls in a row fail at first."""
+
+    name = "list"
+    uri = "/lists/1"
+    lease_seconds: float | None = None
+    receivers = 1
+    batch_size = 3
+
+    def __init__(self, bodies: Sequence[str], away: int = 0) -> None:
+        self.waiting = [Message(body.encode(), f"receipt {body}", deliveries=3) for body in bodies]
+        self.accepted: list[Message] = []
+        self.returned: list[tuple[Message, float]] = []
+        self.extended: list[Message] = []
+        self.away = away
+
+    async def open(self) -> None:
+        """Always there."""
+
+    async def receive(self) -> list[Message]:
+        self._answer()
+        await asyncio.sleep(0.001)
+        messages, self.waiting = self.waiting[: self.batch_size], self.waiting[self.batch_size :]
+        return messages
+
+    def read(self, message: Message) -> list[Event | Unreadable]:
+        body = message.body.decode()
+        if body == "junk":
+            return [Unreadable(message.body, InputRefused("expected sense"))]
+        return [Event(id=body, source="/list", type="t", subject=body)]
+
+    async def accept(self, messages: Sequence[Message]) -> None:
+        self._answer()
+        self.accepted += messages
+
+    async def give_back(self, messages: Sequence[Message], delay_seconds: float) -> None:
+        self.returned += [(message, delay_seconds) for message in messages]
+
+    async def extend(self, messages: Sequence[Message]) -> None:
+        self.extended += messages
+
+    async def close(self) -> None:
+        """Nothing to let go."""
+
+    def _answer(self) -> None:
+        if self.away:
+            self.away -= 1
+            raise Unavailable("the list is away")
+
+
+async def work(upstream: Upstream, sink: str, until: Callable[[], object], *, grace_seconds: float = 20) -> None:
+    """Run a source until the condition holds, then stop it."""
+    stopping = asyncio.Event()
+    settings = DeliverySettings(sink=sink, backoff_seconds=0.01, backoff_max_seconds=0.05, delivery_attempts=3)
+    async with httpx.AsyncClient() as client:
+        source = Source(
+            upstream,
+            Delivery(client, sink, settings, upstream.name, stopping),
+            None,
+            max_held=6,
+            return_seconds=10,
+            grace_seconds=grace_seconds,
+            stopping=stopping,
+        )
+        running = asyncio.create_task(source.run())
+        async with asyncio.timeout(20):
+            while not until():  # noqa: ASYNC110 - the condition is a server's, in another thread
+                await asyncio.sleep(0.005)
+            stopping.set()
+            await running
+
+
+def failing(event: Event, attempt: int) -> Reply:
+    return Reply(503 if event.subject == "bad" else 202)
+
+
+async def test_each_message_is_accepted_or_returned(caplog: pytest.LogCaptureFixture) -> None:
+    upstream = ListUpstream(["a", "bad", "b", "junk", "c", "d", "e"], away=3)
+    with scripted_sink(failing) as sink:
+        await work(upstream, sink.url, lambda: len(upstream.accepted) + len(upstream.returned) == 7)
+    assert sorted(message.body for message in upstream.accepted) == [b"a", b"b", b"c", b"d", b"e"]
+    assert {message.body: delay for message, delay in upstream.returned} == {b"bad": 40.0, b"junk": 40.0}
+    assert len([event for event in sink.received if event.subject == "bad"]) == 3
+    told = [record.message for record in caplog.records if "upstream /lists/1" in record.message]
+    assert told == ["upstream /lists/1 is away, waiting for it: the list is away"]
+
+
+async def test_an_accept_that_fails_is_tried_again() -> None:
+    upstream = ListUpstream(["a"])
+
+    def away_from_now(event: Event, attempt: int) -> Reply:
+        upstream.away = 2
+        return Reply()
+
+    with scripted_sink(away_from_now) as sink:
+        await work(upstream, sink.url, lambda: upstream.accepted)
+    assert len(sink.received) == 1
+
+
+async def test_no_more_is_held_than_allowed_and_leases_are_kept() -> None:
+    upstream = ListUpstream([str(n) for n in range(20)])
+    upstream.lease_seconds = 0.03
+    with scripted_sink(lambda event, attempt: Reply(503, headers={"retry-after": "1"})) as sink:
+        await work(upstream, sink.url, lambda: len(upstream.extended) >= 12 and _seen(sink) >= 6)
+        assert len(upstream.waiting) + len(upstream.returned) == 20
+
+
+async def test_the_grace_bounds_the_stop() -> None:
+    upstream = ListUpstream(["a", "b"])
+    never = threading.Event()
+    with scripted_sink(lambda event, attempt: Reply(hold=never)) as sink:
+        await work(upstream, sink.url, lambda: _seen(sink) == 2, grace_seconds=0.05)
+    assert sorted((message.body, delay) for message, delay in upstream.returned) == [(b"a", 0), (b"b", 0)]
+    assert upstream.accepted == []
+
+
+def _seen(sink: ScriptedSink) -> int:
+    return len({event.id for event in sink.received})
