@@ -82,7 +82,7 @@ def _way(s3: S3Client, pictures: Sequence[DigitPicture], prefix: str) -> Account
 
     def put(picture: DigitPicture) -> Upload:
         key = f"{prefix}{picture.index:04d}.png"
-        return Upload(key, picture.label, put_object(s3, "photos", key, picture.png).started)
+        return Upload(key, picture.name, put_object(s3, "photos", key, picture.png).started)
 
     with ThreadPoolExecutor(UPLOADS_AT_ONCE) as threads:
         uploads = list(threads.map(put, pictures))

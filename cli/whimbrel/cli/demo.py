@@ -72,10 +72,12 @@ def classify(environment: Mapping[str, str]) -> Account:
         S3Settings(s3_endpoint=environment["WHIMBREL_S3_ENDPOINT"]),
         credentials=(environment["AWS_ACCESS_KEY_ID"], environment["AWS_SECRET_ACCESS_KEY"]),
     )
-    objects = {f"digits/{picture.index:04d}.png": (picture.png, picture.label) for picture in held_out()}
-    broken = {f"broken/{name}": (content, None) for name, content in broken_pictures().items()}
+    objects: dict[str, tuple[bytes, str | None]] = {
+        f"digits/{picture.index:04d}.png": (picture.png, picture.name) for picture in held_out()
+    }
+    objects |= {f"broken/{name}": (content, None) for name, content in broken_pictures().items()}
     with _bar() as bar:
-        uploads = _upload(client, {**objects, **broken}, bar)
+        uploads = _upload(client, objects, bar)
         _await_outcomes(client, len(uploads), bar)
     outcomes = read_outcomes(client, PHOTOS, RESULTS, DEAD_LETTERS)
     return account(uploads, outcomes.results, outcomes.letters)

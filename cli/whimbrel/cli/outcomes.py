@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -44,11 +44,14 @@ def read_outcomes(
             return None
         return parse_gone(found[0]) if entry.key.endswith("/gone.json") else parse_result(found[0])
 
-    for record in load_each(entries(client, results_bucket, f"{bucket}/{BY_VERSION}/{prefix}"), load):
-        if isinstance(record, Result):
-            results[record.object.key].append(record)
-        else:
+    records: Iterator[Result | Gone] = load_each(
+        entries(client, results_bucket, f"{bucket}/{BY_VERSION}/{prefix}"), load
+    )
+    for record in records:
+        if isinstance(record, Gone):
             gone[record.object.key].append(record)
+        else:
+            results[record.object.key].append(record)
     for stored in iterate(client, dead_letters_bucket):
         subject = str(stored.letter.event.get("subject", ""))
         if subject.startswith(prefix):

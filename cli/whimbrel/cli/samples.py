@@ -15,7 +15,7 @@ def write_samples(folder: Path) -> list[Path]:
         return present
     from whimbrel.mlflow.recipes.digits import held_out
 
-    by_label = {picture.label: picture for picture in held_out()}
-    for label, picture in by_label.items():
-        (folder / f"{label}.png").write_bytes(picture.png)
+    by_name = {picture.name: picture for picture in held_out()}
+    for name, picture in by_name.items():
+        (folder / f"{name}.png").write_bytes(picture.png)
     return sorted(folder.glob("*.png"))

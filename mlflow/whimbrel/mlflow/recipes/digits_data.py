@@ -27,6 +27,11 @@ class DigitPicture:
     png: bytes
     label: int
 
+    @property
+    def name(self) -> str:
+        """The label as the model package spells it."""
+        return LABELS[self.label]
+
 
 @dataclass(frozen=True)
 class Part:

@@ -1,0 +1,178 @@
+"""`whimbrel model`: train, import, verify and list the versions of a registered model."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from whimbrel.cli.connection import connect
+from whimbrel.cli.console import Output, add_rows, out, print_json, table
+from whimbrel.cli.options import DEFAULT_STATE, OutputFormat, State
+from whimbrel.core import pt2
+from whimbrel.core.errors import InputRefused, NotFound
+from whimbrel.core.package import Package, Preset, verify
+from whimbrel.mlflow import registry_view
+
+if TYPE_CHECKING:
+    from whimbrel.mlflow.register import Origin, RegisteredVersion
+
+CHAMPION = "champion"
+
+app = typer.Typer(no_args_is_help=True, help="Train, import, check and list model versions.")
+
+
+@app.command()
+def train(
+    recipe: Annotated[str, typer.Argument(help="digits")],
+    if_absent: Annotated[bool, typer.Option("--if-absent", help="do nothing when the model has a champion")] = False,
+    state: State = DEFAULT_STATE,
+) -> None:
+    """Train a recipe's versions, register each with its figures, and make the last one champion.
+
+    `digits`: a linear classifier, then a small CNN, on scikit-learn's handwritten digits. Takes seconds.
+    """
+    if recipe != "digits":
+        raise InputRefused(f"expected the recipe digits, seen {recipe!r}")
+    connection = connect(state)
+    if if_absent and _has_champion(connection.tracking_uri(), recipe):
+        return
+    from whimbrel.mlflow.recipes.digits import train_digits
+    from whimbrel.mlflow.register import Origin
+
+    parent: str | None = None
+    with tempfile.TemporaryDirectory() as folder:
+        for kind in ("linear", "cnn"):
+            trained = train_digits(kind, Path(folder) / kind)
+            origin = Origin(
+                metrics=trained.metrics, parameters=trained.parameters, data_digest=trained.data_digest, parent=parent
+            )
+            alias = CHAMPION if kind == "cnn" else None
+            version = _register(trained.package, recipe, state, origin, alias)
+            parent = version.version
+            accuracy = trained.metrics["held_out_accuracy"]
+            out.print(f"{_line(version)}  {kind}, accuracy {accuracy:.4f} on held-out pictures", markup=False)
+
+
+@app.command(name="import")
+def import_command(
+    source: Annotated[str, typer.Argument(help="torchvision:NAME, FILE.pt2 or the folder of a model package")],
+    name: Annotated[str, typer.Option(help="registered model to add a version to")],
+    weights: Annotated[
+        str, typer.Option(help="of torchvision:NAME: DEFAULT, an enum's member, FILE.safetensors, or none (random)")
+    ] = "DEFAULT",
+    labels: Annotated[Path | None, typer.Option(help="file with one label a line")] = None,
+    size: Annotated[str | None, typer.Option(help="of FILE.pt2: HEIGHTxWIDTH of its input")] = None,
+    alias: Annotated[str | None, typer.Option(help="point this alias at the version")] = None,
+    state: State = DEFAULT_STATE,
+) -> None:
+    """Make a model package and register it as a new version. The same package again is the version it was."""
+    with tempfile.TemporaryDirectory() as folder:
+        package = _package(source, Path(folder) / "package", weights, labels, size)
+        out.print(_line(_register(package, name, state, None, alias)), markup=False)
+
+
+@app.command(name="verify")
+def verify_command(
+    folder: Annotated[Path, typer.Argument(help="a model package")],
+    digest: Annotated[str | None, typer.Option(help="the digest that it has to have")] = None,
+) -> None:
+    """Check every file of a package against its model.json, and that nothing in it could run code."""
+    out.print(f"{_verified(folder, digest).digest}  {folder}", markup=False)
+
+
+@app.command()
+def ls(
+    name: Annotated[str | None, typer.Argument(help="one registered model")] = None,
+    output: OutputFormat = Output.TABLE,
+    state: State = DEFAULT_STATE,
+) -> None:
+    """List registered models and their versions."""
+    tracking_uri = connect(state).tracking_uri()
+    names = [name] if name else registry_view.list_models(tracking_uri)
+    versions = [version for each in names for version in registry_view.list_versions(tracking_uri, each)]
+    if output is Output.JSON:
+        print_json([asdict(version) for version in versions])
+        return
+    rows = (
+        (each.name, each.version, ", ".join(each.aliases), _accuracy(each.held_out_accuracy), each.digest)
+        for each in versions
+    )
+    out.print(add_rows(table("MODEL", "VERSION", "ALIASES", "ACCURACY", "DIGEST"), rows))
+
+
+@app.command()
+def show(
+    model: Annotated[str, typer.Argument(help="NAME@ALIAS or NAME/VERSION")], state: State = DEFAULT_STATE
+) -> None:
+    """Print one version as JSON: digest, figures, lineage, where its package lies."""
+    name, selector = _selected(model)
+    version, location = registry_view.show_version(connect(state).tracking_uri(), name, selector)
+    print_json({**asdict(version), "uri": location.uri})
+
+
+def _package(source: str, folder: Path, weights: str, labels: Path | None, size: str | None) -> Package:
+    from whimbrel.mlflow import packages
+
+    named = None if labels is None else _lines(labels)
+    if source.startswith("torchvision:"):
+        return packages.import_torchvision(source.removeprefix("torchvision:"), weights, folder, labels=named)
+    if source.endswith(".pt2"):
+        if named is None or size is None:
+            raise InputRefused(f"expected --labels and --size for {source}, seen only part of them")
+        height, width = _size(size)
+        preset = Preset(height=height, width=width)
+        return packages.import_exported(Path(source), folder, labels=named, preset=preset)
+    return _verified(Path(source), None)
+
+
+def _verified(folder: Path, digest: str | None) -> Package:
+    package = verify(folder, digest)
+    if package.weights.suffix == ".pt2":
+        pt2.check(package.weights)
+    return package
+
+
+def _register(package: Package, name: str, state: Path, origin: Origin | None, alias: str | None) -> RegisteredVersion:
+    from whimbrel.mlflow.register import register
+
+    connection = connect(state)
+    return register(package, name, connection.tracking_uri(), connection.s3(), origin=origin, alias=alias)
+
+
+def _has_champion(tracking_uri: str, name: str) -> bool:
+    try:
+        return any(CHAMPION in version.aliases for version in registry_view.list_versions(tracking_uri, name))
+    except NotFound:
+        return False
+
+
+def _selected(model: str) -> tuple[str, str]:
+    name, mark, selector = model.replace("/", "@").partition("@")
+    if not (name and mark and selector):
+        raise InputRefused(f"expected NAME@ALIAS or NAME/VERSION, seen {model!r}")
+    return name, selector
+
+
+def _size(text: str) -> tuple[int, int]:
+    height, _, width = text.partition("x")
+    if not (height.isdecimal() and width.isdecimal()):
+        raise InputRefused(f"expected a size as HEIGHTxWIDTH, 224x224 for instance, seen {text!r}")
+    return int(height), int(width)
+
+
+def _lines(path: Path) -> list[str]:
+    if not path.is_file():
+        raise InputRefused(f"expected labels, one a line, in {path}, seen no such file")
+    return [line.strip() for line in path.read_text().splitlines() if line.strip()]
+
+
+def _line(version: RegisteredVersion) -> str:
+    return f"{version.name} version {version.version}  {version.digest}"
+
+
+def _accuracy(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
