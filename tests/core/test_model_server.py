@@ -159,7 +159,9 @@ def test_v1_hands_raw_bytes_to_the_model(url: str) -> None:
 def test_it_listens_on_loopback_only_and_idles_small(server: tuple[Running, str]) -> None:
     process = psutil.Process(server[0].process.pid)
 
-    listening = {c.laddr[0] for c in psutil.net_connections() if c.pid == process.pid and c.status == "LISTEN"}
+    listening = {
+        getattr(c.laddr, "ip", None) for c in psutil.net_connections() if c.pid == process.pid and c.status == "LISTEN"
+    }
     assert listening == {"127.0.0.1"}
     assert process.memory_info().rss < 180e6
 
