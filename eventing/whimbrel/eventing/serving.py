@@ -117,9 +117,8 @@ def _server(application: Starlette, settings: WaitSettings) -> uvicorn.Server:
 @contextlib.contextmanager
 def _listening(settings: WaitSettings) -> Iterator[socket.socket]:
     host, port = settings.http_host, settings.http_port
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        listener = socket.create_server((host, port), family=family, backlog=1024)
+        listener = listening_socket(host, port)
     except OSError as error:
         raise SettingsError(
             f"setting WHIMBREL_HTTP_HOST, WHIMBREL_HTTP_PORT: cannot listen on {host}:{port} ({error.strerror})"

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from whimbrel.core.errors import SettingsError
+from whimbrel.core.sockets import listening_socket
 from whimbrel.local.groups import start_time
 
 _LOCK = "engine.lock"
@@ -122,6 +123,6 @@ def free_port() -> int:
 
 def _listen(port: int) -> socket.socket | None:
     try:
-        return socket.create_server(("127.0.0.1", port), backlog=1024)
+        return listening_socket("127.0.0.1", port)
     except OSError:
         return None
