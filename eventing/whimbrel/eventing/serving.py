@@ -18,6 +18,7 @@ from starlette.routing import BaseRoute, Route
 
 from whimbrel.core.errors import SettingsError, TryAgain, Unavailable
 from whimbrel.core.metrics import exposition
+from whimbrel.core.sockets import listening_socket
 from whimbrel.eventing.patience import Presence, backoff, pause
 from whimbrel.eventing.settings import WaitSettings
 
