@@ -13,7 +13,7 @@ from PIL import Image
 from whimbrel.core.errors import SettingsError
 from whimbrel.loadtest import report
 from whimbrel.loadtest.comparison import compare, differences
-from whimbrel.loadtest.plot import draw
+from whimbrel.loadtest.plot import draw, figure_of
 from whimbrel.loadtest.report import Machine, Report, SentBody
 from whimbrel.loadtest.rows import Rows
 from whimbrel.loadtest.summary import Stage, summarise
@@ -84,3 +84,15 @@ def test_a_plot_is_a_picture(tmp_path: Path) -> None:
     assert picture.size[0] > 1000
     assert colours is not None
     assert len(colours) > 50
+
+
+@pytest.mark.parametrize("earlier", [False, True])
+def test_a_plot_shows_all_that_was_measured(earlier: bool) -> None:
+    now = report_of(stage(1, [1.0, 2.0, 90.0], sent=3), stage(4, [40.0] * 8, sent=9))
+    figure = figure_of(now, report_of(stage(2, [150.0], sent=1)) if earlier else None)
+    latency, throughput, histogram = figure.axes
+    assert latency.get_ylim()[0] == throughput.get_ylim()[0] == 0
+    assert 150 < latency.get_ylim()[1] < 300 if earlier else 90 < latency.get_ylim()[1] < 150
+    assert 8 < throughput.get_ylim()[1] < 20
+    assert 100 < histogram.get_ylim()[1] < 150
+    assert latency.get_xlim()[1] > 4

@@ -28,7 +28,7 @@ def plan_lines(request: Request, loads: Sequence[Load], warm_up: int, limits: Li
     host = f" (Host: {request.target.host})" if request.target.host else ""
     lines = [f"{request.method} {request.target.url}{host}"]
     if warm_up:
-        lines.append(f"warm-up, thrown away: {describe(_warm_up(loads[0], warm_up), 1)}")
+        lines.append(f"warm-up, thrown away: {describe(_warm_up(loads[0], warm_up), len(request.bodies))}")
     return lines + [describe(load, len(request.bodies)) for load in loads]
 
 

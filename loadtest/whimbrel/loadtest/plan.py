@@ -14,7 +14,7 @@ from whimbrel.core.errors import SettingsError
 from whimbrel.loadtest.settings import LimitSettings
 
 MAX_RUNS_AT_ONCE = 8
-ROUND_SECONDS = 5.0
+ROUND_SECONDS = 2.0  # short: a service that slows down meanwhile stretches the round that was sized before
 PROBE_REQUESTS_PER_WORKER = 4
 LEAST_PART = 0.02  # of the time asked for: what is left below it starts no further round
 
@@ -117,7 +117,7 @@ def next_per_worker(load: Load, bodies: int, progress: Progress, limits: LimitSe
         rounds = max(1, math.ceil(bodies / runs_at_once(load, bodies)) - progress.rounds)
         return math.ceil(left / rounds)
     most = limits.loadtest_max_requests // load.concurrency - progress.per_worker
-    return max(0, min(_by_time(load, progress), most))
+    return max(0, min(_by_time(load, bodies, progress), most))
 
 
 def make_round(load: Load, bodies: int, progress: Progress, per_worker: int) -> tuple[HeyRun, ...]:
@@ -142,7 +142,7 @@ def describe(load: Load, bodies: int) -> str:
     return parts.replace(" 1 bodies", " 1 body")
 
 
-def _by_time(load: Load, progress: Progress) -> int:
+def _by_time(load: Load, bodies: int, progress: Progress) -> int:
     seconds = load.seconds or 0.0
     left = seconds - progress.seconds
     silent = progress.rounds > 0 and progress.last_answered == 0
@@ -150,12 +150,10 @@ def _by_time(load: Load, progress: Progress) -> int:
         return 0
     paced = math.inf if load.rate is None else load.rate / load.concurrency
     if progress.rounds == 0:
-        return max(
-            1,
-            min(PROBE_REQUESTS_PER_WORKER, math.floor(paced * left)) if paced < math.inf else PROBE_REQUESTS_PER_WORKER,
-        )
+        return max(1, math.floor(min(PROBE_REQUESTS_PER_WORKER, paced * left)))
     speed = min(paced, progress.last_per_worker / max(progress.last_seconds, 1e-3))
-    return max(1, math.floor(speed * min(left, ROUND_SECONDS)))
+    turns = math.ceil(max(1, bodies) / runs_at_once(load, bodies))  # rounds until every body was sent
+    return max(1, math.floor(speed * min(left, ROUND_SECONDS, seconds / turns)))
 
 
 def _within(what: str, value: float, most: float, option: str | None) -> None:

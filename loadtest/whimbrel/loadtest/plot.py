@@ -12,6 +12,7 @@ from whimbrel.loadtest.summary import Stage
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 _SIZE_INCHES = (12.0, 4.2)
 _LEAST_MS = 0.05  # where a bin that begins at 0 is drawn from: the axis is logarithmic
@@ -21,10 +22,17 @@ _PERCENTILE_COLOURS = {"p50": "tab:green", "p95": "tab:orange", "p99": "tab:red"
 def draw(report: Report, path: Path, before: Report | None = None) -> None:
     """A PNG at `path`; an earlier test is drawn dashed. Raises SettingsError without matplotlib."""
     try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
+        figure = figure_of(report, before)
     except ModuleNotFoundError:
         raise SettingsError("expected matplotlib for a plot, seen none; pip install 'whimbrel[loadtest]'") from None
+    figure.savefig(path, format="png", dpi=110)
+
+
+def figure_of(report: Report, before: Report | None = None) -> Figure:
+    """Three axes: latency and throughput over concurrency, histogram. Needs no display."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=_SIZE_INCHES, layout="constrained")
     FigureCanvasAgg(figure)
     latency_axes, throughput_axes, histogram_axes = figure.subplots(1, 3)
@@ -37,6 +45,7 @@ def draw(report: Report, path: Path, before: Report | None = None) -> None:
         axes.set_xscale("log", base=2)
         axes.xaxis.set_major_formatter("{x:g}")
     for axes in (latency_axes, throughput_axes, histogram_axes):
+        axes.set_ylim(bottom=0)  # last: it ends the fitting of the axis to what is drawn
         axes.grid(alpha=0.3)
         if axes.get_legend_handles_labels()[0]:
             axes.legend(fontsize="small")
@@ -44,7 +53,7 @@ def draw(report: Report, path: Path, before: Report | None = None) -> None:
     figure.suptitle(
         f"{report.target.host or report.target.url}, {report.time:%Y-%m-%d %H:%M} UTC{earlier}", fontsize=10
     )
-    figure.savefig(path, format="png", dpi=110)
+    return figure
 
 
 def _draw_latency(axes: Axes, stages: Sequence[Stage], style: str) -> None:
@@ -53,7 +62,6 @@ def _draw_latency(axes: Axes, stages: Sequence[Stage], style: str) -> None:
         label = name if style == "-" else None
         axes.plot([stage.concurrency for stage in stages], values, style, color=colour, marker="o", ms=4, label=label)
     axes.set_ylabel("latency of what was answered, ms")
-    axes.set_ylim(bottom=0)
 
 
 def _draw_throughput(axes: Axes, stages: Sequence[Stage], style: str) -> None:
@@ -65,19 +73,21 @@ def _draw_throughput(axes: Axes, stages: Sequence[Stage], style: str) -> None:
     if failed and style == "-":
         axes.plot(*zip(*failed, strict=True), linestyle="none", marker="x", color="tab:red", label="errors")
     axes.set_ylabel("requests a second")
-    axes.set_ylim(bottom=0)
 
 
 def _draw_histogram(axes: Axes, stages: Sequence[Stage]) -> None:
     for stage in stages:
-        left = [_LEAST_MS if each.above_ms == 0 else each.above_ms for each in stage.histogram]
-        widths = [each.to_ms - start for each, start in zip(stage.histogram, left, strict=True)]
-        shares = [100 * each.count / stage.answered for each in stage.histogram]
-        axes.bar(left, shares, widths, align="edge", alpha=0.5, label=f"{stage.concurrency} at once")
+        edges, shares = [max(_LEAST_MS, stage.histogram[0].above_ms)], []
+        for each in stage.histogram:
+            if each.above_ms > edges[-1]:  # bins that hold nothing are left out of the histogram
+                edges.append(each.above_ms)
+                shares.append(0.0)
+            edges.append(each.to_ms)
+            shares.append(100 * each.count / stage.answered)
+        axes.stairs(shares, edges, linewidth=1.5, label=f"{stage.concurrency} at once")
     axes.set_xscale("log")
     axes.set_xlabel("latency, ms")
     axes.set_ylabel("% of answers")
-    axes.set_ylim(bottom=0)
 
 
 def _stages(report: Report | None) -> list[Stage]:
