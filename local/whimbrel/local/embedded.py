@@ -70,6 +70,7 @@ def mlflow_workload(state: Path, port: int, s3_port: int, machine: Mapping[str, 
         "--host": "127.0.0.1",
         "--port": "$(PORT)",
         "--workers": "1",
+        "--uvicorn-opts": "--no-access-log",
     }
     return Workload(
         name="mlflow",

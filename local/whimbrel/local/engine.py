@@ -70,21 +70,24 @@ class Engine:
         """End everything, in the reverse order of its start."""
         await self._lifetime.aclose()
 
+    async def create_store(self, objects: Iterable[dict[str, Any]]) -> None:
+        """Make the buckets, queues and notifications that these objects ask of the embedded store, where missing.
+
+        `apply` does it too; call this first where a model has to be in the store before anything serves it.
+        """
+        contents = embedded.store_contents(self._read(objects))
+        await asyncio.to_thread(embedded.create, contents, self._s3_port)
+
     async def apply(self, objects: Iterable[dict[str, Any]]) -> None:
         """Run these objects, once. Raises InputRefused, with the path, for what this engine does not honour."""
         given = list(objects)
-        self.warnings = tuple(
-            f"{each['kind']} {each['metadata']['name']!r}: {path} is not enforced on one machine"
-            for each in given
-            for path in check(each)
-        )
-        read_objects = self._with_settings(AppliedObjects([read(each) for each in given]))
-        ports = self._fronting.open(fronts(read_objects))
-        planned = plan(read_objects, ports, self._machine)
-        await asyncio.to_thread(embedded.create, embedded.store_contents(read_objects), self._s3_port)
+        await self.create_store(given)
+        applied = self._with_settings(self._read(given))
+        ports = self._fronting.open(fronts(applied))
+        planned = plan(applied, ports, self._machine)
         write_atomically(self._state / _BROKER_CONFIG, planned.broker)
         self._broker.hang_up()
-        self._broker_url = _first_broker(read_objects, self._fronting.port(BROKER))
+        self._broker_url = _first_broker(applied, self._fronting.port(BROKER))
         await self._fronting.start()
         for workload in planned.workloads:
             process = await self._run(workload)
@@ -158,6 +161,16 @@ class Engine:
         self._lifetime.push_async_callback(process.stop)
         process.start()
         return process
+
+    def _read(self, objects: Iterable[dict[str, Any]]) -> AppliedObjects:
+        """The objects as values; `warnings` then tells what of them is accepted and not enforced."""
+        given = list(objects)
+        self.warnings = tuple(
+            f"{each['kind']} {each['metadata']['name']!r}: {path} is not enforced on one machine"
+            for each in given
+            for path in check(each)
+        )
+        return AppliedObjects([read(each) for each in given])
 
     def _with_settings(self, objects: AppliedObjects) -> AppliedObjects:
         """Every namespace has the ConfigMap and the Secret of this machine's services."""

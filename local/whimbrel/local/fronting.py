@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -55,10 +56,7 @@ class Fronting:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        for listener in reversed(self._listeners):
-            await listener.stop()
-        for listener in self._waiting:
-            await listener.stop()
+        await asyncio.gather(*(listener.stop() for listener in (*self._listeners, *self._waiting)))
         await self._gateway.close()
 
     def open(self, fronts: Iterable[Front]) -> dict[str, int]:

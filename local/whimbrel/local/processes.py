@@ -97,8 +97,15 @@ class Supervised:
     async def stop(self) -> None:
         """SIGTERM, wait for what it accepted, SIGKILL; returns when no process of the group is left."""
         self._stopping.set()
-        if self._keeper is not None:
+        if self._keeper is None:
+            return
+        try:
+            await asyncio.shield(self._keeper)
+        except asyncio.CancelledError:  # whoever waits has no more patience
+            if self._process is not None and self._process.returncode is None:
+                signal_group(self._process.pid, signal.SIGKILL)
             await self._keeper
+            raise
 
     def status(self) -> dict[str, Any]:
         running = self._process is not None and self._process.returncode is None

@@ -1,0 +1,188 @@
+"""A workload's process is started, watched, started again and ended, with real processes."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import pytest
+
+from testbed.processes import environment, running, wait_for
+from testbed.toy_engine import place, toy
+from whimbrel.local.groups import end_all, is_ours, start_time
+from whimbrel.local.processes import Supervised
+from whimbrel.local.state import read_processes
+from whimbrel.local.wardship import Wardship
+from whimbrel.local.workload import expand
+
+pytestmark = pytest.mark.anyio
+
+
+async def until(condition: Callable[[], bool], what: str, seconds: float = 30) -> None:
+    await asyncio.to_thread(wait_for, condition, what, seconds)
+
+
+def child_of(state: Path) -> int:
+    log = state / "logs" / "toy.log"
+    return int(wait_for(lambda: re.findall(r"child (\d+)", log.read_text()), "the child's id")[0])
+
+
+async def test_it_is_ready_when_its_probe_answers_and_ends_with_its_children(tmp_path: Path) -> None:
+    async with place(tmp_path) as here:
+        process = Supervised(toy("--child"), here)
+        process.start()
+
+        address = await process.address(30)
+
+        assert address is not None
+        async with httpx.AsyncClient() as client:
+            answer = await client.post(f"http://127.0.0.1:{address.http_port}/", content=b"hello")
+        assert answer.content == b"hello"
+        pid, child = process.status()["pid"], await asyncio.to_thread(child_of, tmp_path)
+        assert list(read_processes(tmp_path)) == [pid]
+        await process.stop()
+        assert start_time(pid) is None
+        assert start_time(child) is None
+        assert read_processes(tmp_path) == {}
+        assert not process.ready
+
+
+async def test_a_killed_process_is_started_again(tmp_path: Path) -> None:
+    async with place(tmp_path) as here:
+        process = Supervised(toy(), here)
+        process.start()
+        await process.address(30)
+        first = process.status()["pid"]
+
+        os.kill(first, signal.SIGKILL)
+        await until(lambda: process.restarts == 1, "the end to be noticed")
+        assert await process.address(30) is not None
+
+        status = process.status()
+        assert status["pid"] != first
+        assert (status["restarts"], status["last_exit"]) == (1, "was ended by SIGKILL")
+        await process.stop()
+
+
+async def test_a_process_that_refuses_its_settings_says_why(tmp_path: Path) -> None:
+    async with place(tmp_path) as here:
+        process = Supervised(toy("--refuse", "setting WHIMBREL_X: missing; set it"), here)
+        process.start()
+
+        await until(lambda: process.refused_to_start, "the refusal")
+
+        assert process.last_exit == "ended with status 2: setting WHIMBREL_X: missing; set it"
+        await process.stop()
+
+
+async def test_a_process_that_ignores_sigterm_is_killed(tmp_path: Path) -> None:
+    async with place(tmp_path, stop_seconds=0.5) as here:
+        process = Supervised(toy("--deaf"), here)
+        process.start()
+        await process.address(30)
+        pid = process.status()["pid"]
+
+        await process.stop()
+
+        assert start_time(pid) is None
+
+
+async def test_who_loses_patience_while_it_stops_has_it_killed(tmp_path: Path) -> None:
+    async with place(tmp_path, stop_seconds=600) as here:
+        process = Supervised(toy("--deaf"), here)
+        process.start()
+        await process.address(30)
+        pid = process.status()["pid"]
+        stopping = asyncio.create_task(process.stop())
+        await until(lambda: not process.ready, "the stop to begin")
+
+        stopping.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await stopping
+
+        assert start_time(pid) is None
+
+
+async def test_a_process_without_a_probe_is_ready_when_it_runs(tmp_path: Path) -> None:
+    async with place(tmp_path) as here:
+        process = Supervised(toy(probe=None), here)
+        process.start()
+
+        assert await process.address(30) is not None
+        await process.stop()
+
+
+def test_nothing_outlives_a_killed_engine(tmp_path: Path) -> None:
+    state, log = tmp_path / "state", tmp_path / "engine.log"
+    with running(
+        "testbed.toy_engine", str(state), log=log, PYTHONPATH=str(Path(__file__).parents[1] / "support")
+    ) as engine:
+        engine.wait_until(lambda: engine.output().strip(), "the toy")
+        pid, child = int(engine.output()), child_of(state)
+        assert start_time(pid)
+
+        engine.signal(signal.SIGKILL)
+
+        wait_for(lambda: start_time(pid) is None and start_time(child) is None, "the end of what it had started")
+
+
+def test_a_killed_warden_is_replaced(tmp_path: Path) -> None:
+    state, log = tmp_path / "state", tmp_path / "engine.log"
+    with running(
+        "testbed.toy_engine", str(state), log=log, PYTHONPATH=str(Path(__file__).parents[1] / "support")
+    ) as engine:
+        engine.wait_until(lambda: engine.output().strip(), "the toy")
+        pid, first = int(engine.output()), warden_of(engine.process.pid)
+        os.kill(first, signal.SIGKILL)
+        wait_for(lambda: warden_of(engine.process.pid) not in (0, first), "another warden")
+
+        engine.signal(signal.SIGKILL)
+
+        wait_for(lambda: start_time(pid) is None, "the end of what it had started")
+
+
+def test_the_next_engine_ends_what_no_warden_did(tmp_path: Path) -> None:
+    left = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
+    try:
+        Wardship(tmp_path).began(left.pid)
+
+        assert Wardship(tmp_path).end_orphans() == [left.pid]
+
+        assert left.wait(10) == -signal.SIGTERM
+        assert read_processes(tmp_path) == {}
+    finally:
+        left.kill()
+
+
+def test_a_process_that_only_has_the_same_id_is_left_alone() -> None:
+    other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
+    try:
+        assert is_ours(other.pid, str(start_time(other.pid)))
+        assert end_all({other.pid: "another start time"}, grace_seconds=0) == []
+        assert other.poll() is None
+    finally:
+        other.kill()
+        other.wait(10)
+
+
+def test_arguments_are_expanded_as_kubernetes_does() -> None:
+    assert expand("--port=$(PORT) $(OTHER) $$(PORT)", {"PORT": "1"}) == "--port=1 $(OTHER) $(PORT)"
+
+
+def warden_of(engine: int) -> int:
+    """The id of the warden among the children of a process; 0 when there is none."""
+    listed = subprocess.run(
+        ["ps", "-o", "pid=,args=", "--ppid", str(engine)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment(),
+    )
+    return next((int(line.split()[0]) for line in listed.stdout.splitlines() if "whimbrel.local.warden" in line), 0)
