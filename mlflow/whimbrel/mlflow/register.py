@@ -135,6 +135,7 @@ def _create(package: Package, name: str, tracking_uri: str, client: S3Client | N
 
 def _mlflow_client(tracking_uri: str) -> Any:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # what is printed is the command line's
     from mlflow import MlflowClient
 
     return MlflowClient(tracking_uri, tracking_uri)

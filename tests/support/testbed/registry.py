@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import httpx
+
 from testbed.processes import answers, free_port, running
 from testbed.stores import CREDENTIALS, Store
 
@@ -29,3 +31,9 @@ def mlflow_server(folder: Path, store: Store, bucket: str) -> Iterator[str]:
         url = f"http://127.0.0.1:{port}"
         process.wait_until(lambda: answers(f"{url}/health"), "the MLflow server", 90)
         yield url
+
+
+def tag_version(tracking_uri: str, name: str, version: str, key: str, value: str) -> None:
+    """What anybody may do in MLflow's page."""
+    document = {"name": name, "version": version, "key": key, "value": value}
+    httpx.post(f"{tracking_uri}/api/2.0/mlflow/model-versions/set-tag", json=document, timeout=30).raise_for_status()

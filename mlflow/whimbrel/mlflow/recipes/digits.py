@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from whimbrel.core.package import EXPORTED, EXPORTED_ARCHITECTURE, Package, Preset, verify, write_manifest
 from whimbrel.mlflow.exported import save_classifier
 from whimbrel.mlflow.recipes.digits_data import LABELS, SIDE, DigitPicture, Part, held_out, split
+from whimbrel.mlflow.register import Origin
 from whimbrel.mlflow.staging import staged
 
 if TYPE_CHECKING:
@@ -28,7 +29,11 @@ class TrainedPackage:
     metrics: dict[str, float]
     confusion: tuple[tuple[int, ...], ...]
     data_digest: str
-    parameters: dict[str, str] = field(default_factory=dict)
+    parameters: dict[str, str]
+
+    def origin(self, *, parent: str | None = None) -> Origin:
+        """What the registry is told about it. `parent` is the version that it is to follow."""
+        return Origin(self.metrics, self.parameters, self.data_digest, parent)
 
 
 def train_digits(kind: Kind, folder: Path, *, seed: int = 0) -> TrainedPackage:

@@ -1,0 +1,81 @@
+"""Packages of networks from elsewhere: torchvision's by name, exported ones from a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from testbed import pt2_archives
+from whimbrel.core.errors import InputRefused, PackageRefused, Unavailable
+from whimbrel.core.package import WEIGHTS, Preset, verify
+from whimbrel.mlflow.packages import import_exported, import_torchvision
+
+pytestmark = pytest.mark.torch
+
+PRESET = Preset(height=1, width=1)
+
+
+def test_random_weights_bring_the_preset_and_labels_of_the_architecture(tmp_path: Path) -> None:
+    package = import_torchvision("squeezenet1_1", "none", tmp_path / "package")
+    preset = package.manifest.preset
+    assert (preset.height, preset.resize, preset.resize_size, preset.interpolation) == (224, "crop", 256, "bilinear")
+    assert (package.manifest.architecture, package.manifest.labels[0]) == ("torchvision:squeezenet1_1", "tench")
+    assert import_torchvision("squeezenet1_1", "none", tmp_path / "again").digest == package.digest
+    from_file = import_torchvision("squeezenet1_1", str(package.weights), tmp_path / "file")
+    assert (from_file.folder / WEIGHTS).read_bytes() == package.weights.read_bytes()
+
+
+def test_own_labels_change_the_number_of_outputs(tmp_path: Path) -> None:
+    package = import_torchvision("squeezenet1_1", "none", tmp_path / "package", labels=["cat", "dog"])
+    assert package.manifest.labels == ("cat", "dog")
+    assert package.manifest.architecture_options == {"num_classes": 2}
+    with pytest.raises(PackageRefused, match="expected the weights of torchvision's squeezenet1_1"):
+        import_torchvision("squeezenet1_1", str(package.weights), tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+
+
+def test_what_torchvision_does_not_have_is_refused_with_what_it_has(tmp_path: Path) -> None:
+    with pytest.raises(InputRefused, match="resnet50 is one"):
+        import_torchvision("nonesuch", "none", tmp_path / "package")
+    with pytest.raises(InputRefused, match="IMAGENET1K_V1, DEFAULT, none"):
+        import_torchvision("squeezenet1_1", "IMAGENET1K_V9", tmp_path / "package")
+    with pytest.raises(InputRefused, match="no such file"):
+        import_torchvision("squeezenet1_1", str(tmp_path / "weights.safetensors"), tmp_path / "package")
+    (tmp_path / "weights.safetensors").write_bytes(b"a pickle")
+    with pytest.raises(PackageRefused, match="expected safetensors"):
+        import_torchvision("squeezenet1_1", str(tmp_path / "weights.safetensors"), tmp_path / "package")
+
+
+def test_weights_that_cannot_be_had_are_named_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "empty"))
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:1")  # no network, wherever this runs
+    with pytest.raises(Unavailable, match=r"weights DEFAULT|IMAGENET1K_V1 .* cannot be had") as caught:
+        import_torchvision("squeezenet1_1", "DEFAULT", tmp_path / "package")
+    assert "\n" not in str(caught.value)
+
+
+def test_an_exported_file_becomes_a_package(tmp_path: Path) -> None:
+    file = pt2_archives.write(tmp_path / "net.pt2", pt2_archives.entries() | {"extra/notes.txt": b"left out"})
+    with pytest.raises(PackageRefused, match=r"give \(N, 2\), seen \[\(1, 3, 1, 1\), \(3, 3, 1, 1\)\]"):
+        import_exported(file, tmp_path / "package", labels=["cat", "dog"], preset=PRESET)
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_network_with_the_right_outputs_is_taken(tmp_path: Path) -> None:
+    import torch
+
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3, 2)).eval()
+    batch = torch.export.Dim("batch", min=1, max=64)
+    program = torch.export.export(network, (torch.zeros(2, 3, 1, 1),), dynamic_shapes=({0: batch},))
+    torch.export.save(program, tmp_path / "net.pt2")
+    package = import_exported(tmp_path / "net.pt2", tmp_path / "package", labels=["cat", "dog"], preset=PRESET)
+    assert verify(tmp_path / "package", package.digest).manifest.labels == ("cat", "dog")
+
+
+def test_a_folder_with_something_else_in_it_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    file = pt2_archives.write(tmp_path / "net.pt2", pt2_archives.entries())
+    with pytest.raises(InputRefused, match="name another"):
+        import_exported(file, tmp_path, labels=["cat"], preset=PRESET)
+    assert (tmp_path / "notes.txt").read_text() == "mine"

@@ -1,0 +1,166 @@
+"""A package becomes a version of a registered model once, whole, with its digest, and is found again by its alias."""
+
+from __future__ import annotations
+
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import yaml
+
+from testbed.registry import tag_version
+from whimbrel.core.errors import InputRefused, NotFound, PackageRefused
+from whimbrel.core.package import EXPORTED, WEIGHTS, Package, write_manifest
+from whimbrel.core.package_transfer import fetch
+from whimbrel.core.references import ObjectRef
+from whimbrel.core.registry import get, resolve
+from whimbrel.mlflow.register import MLMODEL, Origin, code_commit, register
+from whimbrel.mlflow.registry_view import list_models, list_versions, set_alias, show_version
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+ORIGIN = Origin(
+    metrics={"held_out_accuracy": 0.99125, "held_out_accuracy_one": 1.0},
+    parameters={"recipe": "digits/cnn"},
+    data_digest="sha256:" + "d" * 64,
+    parent="1",
+)
+
+
+@pytest.fixture
+def name() -> str:
+    return f"digits-{uuid.uuid4().hex[:8]}"
+
+
+def package(folder: Path, content: bytes = b"weights") -> Package:
+    folder.mkdir()
+    (folder / WEIGHTS).write_bytes(content)
+    fields = {
+        "task": "classification",
+        "architecture": "torchvision:resnet18",
+        "preset": {"height": 8, "width": 8},
+        "labels": ["zero", "one"],
+        "torch_version": "2.15.0",
+    }
+    return write_manifest(folder, fields, [WEIGHTS])
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Package:
+    return package(tmp_path / "package")
+
+
+def test_what_lies_at_the_versions_uri_is_the_package(
+    made: Package, name: str, tracking_uri: str, s3: S3Client, tmp_path: Path
+) -> None:
+    registered = register(made, name, tracking_uri, s3, origin=ORIGIN, alias="champion")
+    assert (registered.version, registered.digest, registered.created) == ("1", made.digest, True)
+    location = resolve(f"models:/{name}@champion", tracking_uri)
+    assert (location.version, location.uri, location.digest) == ("1", registered.uri, made.digest)
+    place = ObjectRef.from_uri(location.uri)
+    listed = s3.list_objects_v2(Bucket=place.bucket, Prefix=place.key)["Contents"]
+    assert {entry["Key"].removeprefix(f"{place.key}/") for entry in listed} == {"model.json", WEIGHTS, MLMODEL}
+    fetched = fetch(location.uri, location.digest, tmp_path / "cache", s3)
+    for file in ("model.json", WEIGHTS):
+        assert (fetched.folder / file).read_bytes() == (made.folder / file).read_bytes()
+
+
+def test_run_and_tags_say_what_it_is_and_where_it_comes_from(
+    made: Package, name: str, tracking_uri: str, s3: S3Client, capsys: pytest.CaptureFixture[str]
+) -> None:
+    register(made, name, tracking_uri, s3, origin=ORIGIN)
+    assert capsys.readouterr().out == ""
+    (version,) = list_versions(tracking_uri, name)
+    assert (version.digest, version.task, version.architecture) == (
+        made.digest,
+        "classification",
+        "torchvision:resnet18",
+    )
+    assert (version.held_out_accuracy, version.parent) == (0.99125, "1")
+    assert (version.data_digest, version.code_commit) == (ORIGIN.data_digest, code_commit(Path.cwd()))
+    assert version.run_id is not None
+    run = get(tracking_uri, "runs/get", {"run_id": version.run_id})["run"]
+    assert run["info"]["status"] == "FINISHED"
+    assert {metric["key"]: metric["value"] for metric in run["data"]["metrics"]} == dict(ORIGIN.metrics)
+    parameters = {parameter["key"]: parameter["value"] for parameter in run["data"]["params"]}
+    assert parameters["recipe"] == "digits/cnn"
+    assert parameters["input"] == "8x8 stretch"
+
+
+def test_mlflow_reads_the_signature(made: Package, name: str, tracking_uri: str, s3: S3Client) -> None:
+    from mlflow.models import Model
+
+    place = ObjectRef.from_uri(register(made, name, tracking_uri, s3).uri)
+    mlmodel = s3.get_object(Bucket=place.bucket, Key=f"{place.key}/{MLMODEL}")["Body"].read()
+    signature = Model.from_dict(yaml.safe_load(mlmodel)).signature
+    assert [(spec.name, spec.shape) for spec in signature.inputs] == [("images", (-1, 8, 8, 3))]
+    assert signature.outputs.input_names() == ["indices", "scores", "names"]
+
+
+def test_a_package_is_registered_once(made: Package, name: str, tracking_uri: str, s3: S3Client) -> None:
+    first = register(made, name, tracking_uri, s3)
+    again = register(made, name, tracking_uri, s3, alias="champion")
+    assert (again.version, again.uri, again.created) == (first.version, first.uri, False)
+    assert [version.aliases for version in list_versions(tracking_uri, name)] == [("champion",)]
+
+
+def test_an_alias_moves_to_the_version_that_it_is_given(
+    made: Package, name: str, tracking_uri: str, s3: S3Client, tmp_path: Path
+) -> None:
+    other = package(tmp_path / "other", b"other weights")
+    register(made, name, tracking_uri, s3, alias="champion")
+    assert register(other, name, tracking_uri, s3, alias="champion").version == "2"
+    assert resolve(f"models:/{name}@champion", tracking_uri).digest == other.digest
+    assert resolve(f"models:/{name}/1", tracking_uri).digest == made.digest
+    set_alias(tracking_uri, name, "champion", "1")
+    assert resolve(f"models:/{name}@champion", tracking_uri).digest == made.digest
+    version, location = show_version(tracking_uri, name, "champion")
+    assert (version.version, location.version, version.aliases) == ("1", "1", ("champion",))
+    assert [version.version for version in list_versions(tracking_uri, name)] == ["2", "1"]
+    assert name in list_models(tracking_uri)
+
+
+def test_what_is_not_there_is_named(made: Package, name: str, tracking_uri: str, s3: S3Client) -> None:
+    with pytest.raises(NotFound, match=name):
+        list_versions(tracking_uri, name)
+    register(made, name, tracking_uri, s3, alias="champion")
+    for uri in (f"models:/{name}@challenger", f"models:/{name}/7", "models:/nobody@champion"):
+        with pytest.raises(NotFound, match="whimbrel model ls"):
+            resolve(uri, tracking_uri)
+    with pytest.raises(NotFound, match="aliases champion"):
+        show_version(tracking_uri, name, "challenger")
+    with pytest.raises(NotFound):
+        set_alias(tracking_uri, name, "champion", "7")
+    with pytest.raises(InputRefused, match="latest"):
+        set_alias(tracking_uri, name, "latest", "1")
+
+
+def test_a_digest_changed_in_the_registry_does_not_load(
+    made: Package, name: str, tracking_uri: str, s3: S3Client, tmp_path: Path
+) -> None:
+    register(made, name, tracking_uri, s3)
+    tag_version(tracking_uri, name, "1", "whimbrel.digest", "sha256:" + "0" * 64)
+    location = resolve(f"models:/{name}/1", tracking_uri)
+    with pytest.raises(PackageRefused, match="expected the model package sha256:0000"):
+        fetch(location.uri, location.digest, tmp_path / "cache", s3)
+    tag_version(tracking_uri, name, "1", "whimbrel.digest", "unknown")
+    with pytest.raises(PackageRefused, match="seen unknown"):
+        resolve(f"models:/{name}/1", tracking_uri)
+
+
+def test_a_package_that_is_changed_or_unsafe_is_not_registered(
+    made: Package, name: str, tracking_uri: str, s3: S3Client, tmp_path: Path
+) -> None:
+    (made.folder / WEIGHTS).write_bytes(b"WEIGHTS")
+    with pytest.raises(PackageRefused, match="expected sha256"):
+        register(made, name, tracking_uri, s3)
+    folder = tmp_path / "unsafe"
+    folder.mkdir()
+    (folder / EXPORTED).write_bytes(b"a pickle")
+    fields = made.manifest.model_dump(mode="json", exclude={"files", "schema_"}, exclude_none=True)
+    unsafe = write_manifest(folder, fields | {"architecture": "pt2"}, [EXPORTED])
+    with pytest.raises(PackageRefused, match="exported without pickles"):
+        register(unsafe, name, tracking_uri, s3)
+    assert name not in list_models(tracking_uri)
