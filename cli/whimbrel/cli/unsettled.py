@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime
 
 from whimbrel.cli.options import DEAD_LETTERS, PHOTOS, RESULTS
 from whimbrel.core.result_store import ResultStore
@@ -11,8 +12,8 @@ from whimbrel.core.settings import S3Settings
 from whimbrel.local.store.reconcile import reconcile
 
 
-def announce_unsettled(environment: Mapping[str, str]) -> int:
-    """How many objects of the embedded store had neither result nor dead letter: its queue forgets when it ends.
+def announce_unsettled(environment: Mapping[str, str], started: datetime) -> int:
+    """How many objects of before `started` had neither result nor dead letter: the queue forgets when its store ends.
 
     Blocking. Raises Unavailable when the store does not answer.
     """
@@ -28,5 +29,6 @@ def announce_unsettled(environment: Mapping[str, str]) -> int:
         queue_url=queue_url,
         results=ResultStore(s3, RESULTS),
         dead_letters_bucket=DEAD_LETTERS,
+        not_after=started,
     )
     return report.announced

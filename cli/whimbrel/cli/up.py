@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -55,8 +56,9 @@ def engine_settings(state: Path, manifests: Path, **ports: int) -> EngineSetting
 
 
 async def _up(settings: EngineSettings) -> None:
+    begun = datetime.now(UTC)
     async with one_machine.started(settings) as engine:
-        unsettled = await asyncio.to_thread(announce_unsettled, engine.status()["environment"])
+        unsettled = await asyncio.to_thread(announce_unsettled, engine.status()["environment"], begun)
         samples = await asyncio.to_thread(write_samples, settings.state / "samples")
         _greet(engine, settings, unsettled, samples)
         await engine.run_forever()

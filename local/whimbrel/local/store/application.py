@@ -20,6 +20,7 @@ from whimbrel.local.store.requests import (
     S3Request,
     Scope,
     queue_request,
+    receives_messages,
     refusal,
     replay_environment,
     s3_request,
@@ -162,13 +163,14 @@ class Store:
         return s3_error("500 Internal Server Error", "InternalError", message)
 
     def _sqs(self, environ: Environ, asked: Scope, body: bytes) -> Answer:
-        request = queue_request(environ, body)
-        if request is None:
+        if receives_messages(environ, body):  # it may wait for some, and only reads and marks them
             return run(self._apps["sqs"], environ, body)
+        request = queue_request(environ, body)
+        # A delete makes moto's list of messages anew: one that is announced meanwhile would be lost.
         with self._lock:
             answer = run(self._apps["sqs"], environ, body)
             try:
-                if answer.succeeded:
+                if answer.succeeded and request is not None:
                     self._journal_queue(environ, asked, request, body)
             except sqlite3.Error as error:
                 logger.exception("not journaled")

@@ -15,13 +15,27 @@ os.environ["S3_IGNORE_SUBDOMAIN_BUCKETNAME"] = "true"
 os.environ["MOTO_DISABLE_GLOBAL_CORS"] = "true"
 
 from moto.core import DEFAULT_ACCOUNT_ID
+from moto.core.utils import unix_time
 from moto.moto_server.werkzeug_app import create_backend_app
 from moto.s3.models import FakeAcl, FakeGrant, FakeGrantee, s3_backends
 from moto.s3.utils import _VersionedKeyStore
+from moto.sqs.models import Message, SQSBackend
 
 from whimbrel.local.store.journal import ObjectState
 
 PARTITION = "aws"
+
+
+def _is_within_retention(backend: SQSBackend, queue_name: str, message: Message) -> bool:
+    """What moto's own method answers, without computing every attribute of the queue, for each message anew.
+
+    That took a receive of ten messages from 6 ms to 427 ms with 300 in the queue.
+    """
+    retained = backend.get_queue(queue_name).message_retention_period + message.sent_timestamp / 1000
+    return bool(retained > unix_time())
+
+
+SQSBackend.is_message_valid_based_on_retention_period = _is_within_retention
 
 
 def application(service: str) -> Any:

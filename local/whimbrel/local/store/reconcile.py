@@ -78,10 +78,14 @@ def reconcile(
     dead_letters_prefix: str = "",
     key_prefix: str = "",
     key_suffix: str = "",
+    not_after: datetime | None = None,
     max_queued: int = MAX_QUEUED,
     stop: Stop | None = None,
 ) -> ReconcileReport:
     """Blocking; may run while everything else runs. `key_prefix` and `key_suffix` are the notification's filter.
+
+    Objects modified later than `not_after`, to the second as stores tell it, are left out: when that is the start of
+    the store, the store itself announces them, and a broken one gets no second dead letter under another event id.
 
     It waits while the queue holds `max_queued` messages, until `stop` is set. Memory does not grow with the number
     of objects. Raises NotFound when a bucket is missing, Unavailable when the store does not answer.
@@ -97,7 +101,7 @@ def reconcile(
         region = s3.get_bucket_location(Bucket=bucket).get("LocationConstraint") or "us-east-1"
         queue = _Queue(sqs, queue_url, region, max_queued, stop)
         with closing(_versions_with_results(s3, bucket, results)) as known:
-            for listed in _objects(s3, bucket, key_prefix, key_suffix):
+            for listed in _objects(s3, bucket, key_prefix, key_suffix, not_after):
                 objects += 1
                 if _has_result(known, results, listed.ref) or dead(listed.ref):
                     continue
@@ -136,10 +140,11 @@ def notification(listed: ObjectRef, modified: datetime, region: str) -> dict[str
     }
 
 
-def _objects(s3: S3Client, bucket: str, prefix: str, suffix: str) -> Iterator[_Listed]:
+def _objects(s3: S3Client, bucket: str, prefix: str, suffix: str, not_after: datetime | None) -> Iterator[_Listed]:
     for page in s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
         for each in page.get("Contents", []):
-            if each["Key"].endswith(suffix):
+            modified = each["LastModified"].replace(microsecond=0)
+            if each["Key"].endswith(suffix) and (not_after is None or modified <= not_after):
                 ref = ObjectRef(bucket, each["Key"], etag=each["ETag"].strip('"'), size=each["Size"])
                 yield _Listed(ref, each["LastModified"])
 

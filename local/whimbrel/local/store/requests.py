@@ -92,6 +92,13 @@ def queue_request(environ: Mapping[str, Any], body: bytes) -> QueueRequest | Non
     return None
 
 
+def receives_messages(environ: Mapping[str, Any], body: bytes) -> bool:
+    """Whether this is SQS's ReceiveMessage, in either protocol."""
+    if "HTTP_X_AMZ_TARGET" in environ:
+        return str(environ["HTTP_X_AMZ_TARGET"]) == f"{_QUEUE_TARGET}ReceiveMessage"
+    return parse_qs(body.decode(errors="replace")).get("Action") == ["ReceiveMessage"]
+
+
 def stored_request(environ: Mapping[str, Any], asked: Scope, body: bytes) -> StoredRequest:
     headers = {
         name.removeprefix("HTTP_").replace("_", "-").lower(): value
