@@ -39,13 +39,14 @@ def planned(objects: AppliedObjects) -> Plan:
 
 
 def workload(planned: Plan, name: str) -> Workload:
-    return next(each for each in planned.workloads if each.name == name)
+    return next(each for each in (*planned.workloads, *planned.sources) if each.name == name)
 
 
 def test_what_calls_starts_after_what_it_calls(planned: Plan) -> None:
-    names = [each.name for each in planned.workloads]
+    called = [each.name for each in planned.workloads]
 
-    assert names == ["digits-predictor", "digits-transformer", "results", "dead-letters", "objects"]
+    assert called == ["digits-predictor", "digits-transformer", "results", "dead-letters"]
+    assert [each.name for each in planned.sources] == ["objects"]
 
 
 def test_a_transformer_is_given_what_kserve_gives(planned: Plan) -> None:
@@ -152,7 +153,7 @@ data: {{word: {base64.b64encode(b"bird").decode()}}}
 
 
 def test_environments_come_from_config_maps_and_secrets() -> None:
-    (source,) = plan(applied(SOURCE, SETTINGS, SECRET), {}, {}).workloads
+    (source,) = plan(applied(SOURCE, SETTINGS, SECRET), {}, {}).sources
 
     assert source.name == "one.other"
     assert source.environment == {

@@ -7,7 +7,7 @@ import threading
 import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -156,6 +156,16 @@ def test_the_filter_of_the_notification_is_kept(place: dict[str, Any], announced
         put(place, key)
     assert reconcile(**place, key_prefix="in/", key_suffix=".jpg") == ReconcileReport(1, 1, 1)
     assert [event.object.key for event in announced()] == ["in/a.jpg"]
+
+
+def test_what_came_after_the_start_is_left_to_the_store(place: dict[str, Any], announced: Announced) -> None:
+    place["s3"].put_object(Bucket=place["bucket"], Key="a.jpg", Body=b"1")
+    (listed,) = place["s3"].list_objects_v2(Bucket=place["bucket"])["Contents"]
+    modified = listed["LastModified"]
+
+    assert reconcile(**place, not_after=modified - timedelta(seconds=1)) == ReconcileReport(0, 0, 0)
+    assert announced() == []
+    assert reconcile(**place, not_after=modified).announced == 1
 
 
 def test_it_waits_for_room_in_the_queue_and_can_be_stopped(place: dict[str, Any], announced: Announced) -> None:
