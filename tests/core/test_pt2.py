@@ -142,7 +142,7 @@ RUNS_CODE: dict[str, Callable[[Program], None]] = {
     "an attribute of an operator": with_target("torch.ops.aten.mul.Tensor.__class__"),
     "an operator on files": with_target("torch.ops.aten.from_file.default"),
     "text for an operator": with_input("filename", {"as_string": "/etc/passwd"}),
-    "text with a quote": with_input("approximate", {"as_string": "tanh')"}),
+    "text with a line break": with_input("approximate", {"as_string": "tanh\n"}),
     "an operator as argument": with_input("f", {"as_operator": "torch.os.system"}),
     "an object as argument": with_input("f", {"as_custom_obj": {"name": "a", "class_fqn": "b"}}),
     "guards, which are source code": lambda program: program.update(guards_code=["print(1)"]),

@@ -21,7 +21,7 @@ MAX_POWERS: Final = 2
 
 _WORD = re.compile(r"(?!__)[A-Za-z0-9_.+-]{0,500}")
 _IDENTIFIER = re.compile(r"(?!__)[A-Za-z_][A-Za-z0-9_]{0,499}")
-_ARGUMENT_TEXT = re.compile(r"[A-Za-z0-9_ ,.>-]{0,200}")
+_ARGUMENT_TEXT = re.compile(r"[ -~]{0,500}")
 _NUMBER = re.compile(r"-?[0-9]{1,20}(\.[0-9]{0,20})?(e[+-]?[0-9]{1,3})?")
 _SYMBOL = re.compile(r"[a-z]{1,8}[0-9]{1,9}")
 
@@ -36,7 +36,10 @@ _OPERATORS_OF_FILES = frozenset({"from_file", "save", "load"})
 
 # The operator arguments that are text by their schema; a file's name is none of them.
 _TEXT_ARGUMENTS = frozenset(
-    {"approximate", "equation", "indexing", "mode", "ord", "padding", "padding_mode", "reduce", "rounding_mode"}
+    {
+        *("approximate", "assert_msg", "equation", "indexing", "mode", "ord", "padding", "padding_mode"),
+        *("reduce", "rounding_mode"),
+    }
 )
 _FUNCTIONS = frozenset(
     {

@@ -60,7 +60,11 @@ def resolve(uri: str, tracking_uri: str | None) -> ModelLocation:
         query = ("registered-models/alias", {"name": name, "alias": match["alias"]})
     else:
         query = ("model-versions/get", {"name": name, "version": match["version"]})
-    version = get(tracking_uri, *query)["model_version"]
+    version = get(tracking_uri, *query).get("model_version")
+    if not isinstance(version, dict) or not isinstance(version.get("name"), str) or not version.get("version"):
+        raise Unavailable(
+            f"expected a model version with name and number from the registry at {tracking_uri}, seen none"
+        )
     return location_of(version, tracking_uri)
 
 
@@ -85,7 +89,9 @@ def location_of(version: Mapping[str, Any], tracking_uri: str) -> ModelLocation:
 
 def tags_of(entity: Mapping[str, Any]) -> dict[str, str]:
     """MLflow's list of {key, value} as a dictionary."""
-    return {str(tag["key"]): str(tag.get("value", "")) for tag in entity.get("tags", ())}
+    tags = entity.get("tags")
+    pairs = [tag for tag in tags if isinstance(tag, dict)] if isinstance(tags, list) else []
+    return {str(tag.get("key", "")): str(tag.get("value", "")) for tag in pairs}
 
 
 def get(tracking_uri: str, path: str, parameters: Mapping[str, str]) -> dict[str, Any]:
