@@ -90,8 +90,11 @@ class Engine:
         self._broker_url = _first_broker(applied, self._fronting.port(BROKER))
         await self._fronting.start()
         for workload in planned.workloads:
-            process = await self._run(workload)
-            self._fronting.attach(workload.name, process)
+            self._fronting.attach(workload.name, self._run(workload))
+        # It stops after those who post to it, and before those whom it delivers to.
+        self._lifetime.push_async_callback(self._broker.stop)
+        for workload in planned.sources:
+            self._run(workload)
         self._changed()
 
     async def wait_ready(self, seconds: float, progress: Progress | None = None) -> None:
@@ -148,14 +151,14 @@ class Engine:
         write_atomically(self._state / _BROKER_CONFIG, _EMPTY_BROKER)
         store = embedded.store_workload(self._state, self._s3_port, self._machine)
         registry = embedded.mlflow_workload(self._state, self._mlflow_port, self._s3_port, self._machine)
-        await self._run(store)
-        await self._run(registry)
-        self._broker = await self._run(_broker_workload(self._state / _BROKER_CONFIG, self._machine))
+        self._run(store)
+        self._run(registry)
+        self._broker = self._run(_broker_workload(self._state / _BROKER_CONFIG, self._machine))
         self._fronting.attach(BROKER, self._broker)
         await self._fronting.start()
         await self.wait_ready(self._settings.start_seconds)
 
-    async def _run(self, workload: Workload) -> Supervised:
+    def _run(self, workload: Workload) -> Supervised:
         process = Supervised(workload, self._place)
         self._supervised.append(process)
         self._lifetime.push_async_callback(process.stop)

@@ -41,9 +41,10 @@ class Front:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """`workloads` in the order in which they start; they stop in reverse."""
+    """`workloads`, then `sources`, in the order in which they start; they stop in reverse."""
 
     workloads: tuple[Workload, ...]
+    sources: tuple[Workload, ...]
     broker: dict[str, Any]
 
 
@@ -64,9 +65,9 @@ def plan(objects: AppliedObjects, ports: Mapping[str, int], machine: Mapping[str
     Raises InputRefused for a reference to what is not there, by its path.
     """
     planner = _Planner(objects, ports, machine)
-    workloads = planner.workloads()
-    _refuse_twice([workload.name for workload in workloads])
-    return Plan(workloads, planner.broker())
+    found = Plan(planner.workloads(), planner.sources(), planner.broker())
+    _refuse_twice([workload.name for workload in (*found.workloads, *found.sources)])
+    return found
 
 
 def broker_url(port: int, namespace: str, name: str) -> str:
@@ -81,8 +82,10 @@ class _Planner:
 
     def workloads(self) -> tuple[Workload, ...]:
         services = [workload for each in self.objects.of(InferenceService) for workload in self._inference(each)]
-        sinks = [self._sink(each) for each in self.objects.of(Service)]
-        return (*services, *sinks, *(self._source(each) for each in self.objects.of(ContainerSource)))
+        return (*services, *(self._sink(each) for each in self.objects.of(Service)))
+
+    def sources(self) -> tuple[Workload, ...]:
+        return tuple(self._source(each) for each in self.objects.of(ContainerSource))
 
     def broker(self) -> dict[str, Any]:
         """The configuration that `whimbrel.local.broker` reads: the objects with every reference resolved."""
