@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
 from typing import Any
 
 from rich.status import Status
 
 from whimbrel.cli.console import progress_out
+from whimbrel.core import logs
 from whimbrel.core.errors import Unavailable
 from whimbrel.local.engine import Engine
 from whimbrel.local.kustomize import render
@@ -21,6 +24,8 @@ from whimbrel.local.settings import EngineSettings
 
 _READY_SECONDS = 180
 _TRAINING_SECONDS = 300
+
+logger = logging.getLogger(__name__)
 
 Objects = list[dict[str, Any]]
 
@@ -44,10 +49,27 @@ async def started(settings: EngineSettings, *, quiet: bool = False) -> AsyncIter
             await engine.wait_ready(_READY_SECONDS, lambda components: shown.update(_waiting(components)))
             shown.stop()
             if not quiet:
-                for warning in engine.warnings:
-                    progress_out.print(f"note: {warning}", markup=False)
+                _tell_warnings(engine.warnings)
             yield engine
             _say_stopping(shown)
+
+
+@contextmanager
+def logged_to(folder: Path, level: str) -> Iterator[None]:
+    """The engine's log goes to `folder`, beside those of what it starts; warnings are shown as well."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "engine.log").open("a") as stream:
+        logs.configure("engine", level, stream=stream)
+        logging.getLogger().addHandler(_Shown(logging.WARNING))
+        try:
+            yield
+        finally:
+            logs.configure("engine", level)
+
+
+class _Shown(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        progress_out.print(logs.redact(record.getMessage()), markup=False, style="yellow")
 
 
 def run_until_stopped(main: Coroutine[Any, Any, None]) -> bool:
@@ -84,6 +106,13 @@ async def _train(environment: dict[str, str]) -> None:
     if process.returncode:
         last = said.decode(errors="replace").strip().splitlines()[-1:] or [f"status {process.returncode}"]
         raise Unavailable(f"training ended with {last[0]}")
+
+
+def _tell_warnings(warnings: Sequence[str]) -> None:
+    for warning in warnings:
+        logger.info(warning)
+    if warnings:
+        progress_out.print(f"{len(warnings)} fields of the manifests are not enforced on one machine; see engine.log")
 
 
 def _asks_registry(objects: Objects) -> bool:

@@ -14,7 +14,6 @@ from whimbrel.cli.console import add_rows, out, table
 from whimbrel.cli.options import DEFAULT_STATE, PHOTOS, RESULTS, State
 from whimbrel.cli.samples import write_samples
 from whimbrel.cli.unsettled import announce_unsettled
-from whimbrel.core import logs
 from whimbrel.core.errors import SettingsError
 from whimbrel.core.settings import load
 from whimbrel.local.engine import Engine
@@ -39,8 +38,8 @@ def up(
     Everything is kept in the state folder; a second `up` goes on where the first stopped or was killed.
     """
     settings = engine_settings(state, manifests, gateway_port=gateway_port, s3_port=s3_port, mlflow_port=mlflow_port)
-    logs.configure("engine", settings.log_level)
-    one_machine.run_until_stopped(_up(settings))
+    with one_machine.logged_to(settings.state / "logs", settings.log_level):
+        one_machine.run_until_stopped(_up(settings))
 
 
 def engine_settings(state: Path, manifests: Path, **ports: int) -> EngineSettings:

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from types import MappingProxyType
+from typing import TextIO
 
 _NO_FIELDS: Mapping[str, str] = MappingProxyType({})
 _bound: ContextVar[Mapping[str, str]] = ContextVar("whimbrel_log_fields", default=_NO_FIELDS)
@@ -70,9 +71,9 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(line, ensure_ascii=False, default=str)
 
 
-def configure(component: str, level: str = "info") -> None:
+def configure(component: str, level: str = "info", *, stream: TextIO | None = None) -> None:
     """Send every logger of this process through the JSON formatter; the libraries' own handlers are removed."""
-    handler = logging.StreamHandler(sys.stderr)
+    handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(JsonFormatter(component))
     root = logging.getLogger()
     root.handlers[:] = [handler]
