@@ -4,6 +4,7 @@
     ├── InputRefused                400  the request itself is malformed
     │   ├── UnsupportedImage        415  not a format that we decode
     │   ├── UndecodableImage        422  named like an image, but broken, empty or too large to decode
+    │   ├── UnfetchableUrl          422  a URL whose server does not have the image, or not for us
     │   └── PayloadTooLarge         413  more bytes than the limit
     ├── SettingsError               -    a setting is missing or wrong: the process does not start
     ├── PackageRefused              422  a model package that is malformed, unsafe or not the expected one
@@ -60,6 +61,10 @@ class UnsupportedImage(InputRefused):
 
 
 class UndecodableImage(InputRefused):
+    status = 422
+
+
+class UnfetchableUrl(InputRefused):
     status = 422
 
 

@@ -90,10 +90,10 @@ class ResultStore:
 
     def _put_latest(self, key: str, result: Result) -> None:
         for _ in range(_MAX_RACES):
+            if self._put_once(key, dump(result)):  # most keys are new: one request instead of two
+                return
             stored = self._read(key)
             if stored is None:
-                if self._put_once(key, dump(result)):
-                    return
                 continue
             old, etag = stored
             if not replaces(result, old) or self._replace(key, dump(result), etag):

@@ -19,3 +19,7 @@ MODEL_DIGEST = "model_digest"
 
 # The header by which a request and its event are followed through logs.
 REQUEST_ID_HEADER = "x-request-id"
+
+# What a V1 answer has no field for: headers of the response.
+VERSION_HEADER = "x-whimbrel-model-version"
+DIGEST_HEADER = "x-whimbrel-model-digest"
