@@ -12,7 +12,8 @@
         ├── NotFound                404  not there (yet)
         ├── PresetMismatch          409  prepared for another model version; carries the preset to use
         ├── QuotaExceeded           429  the caller's own quota
-        └── Unavailable             503  a service that we need does not answer
+        ├── Unavailable             503  a service that we need does not answer
+        └── DeadlinePassed          504  the caller's own deadline
 
 The statuses follow Knative Eventing's retry rule: 404, 408, 409, 429, 5xx and what is not listed are tried
 again; 400, 401, 403 and the other 4xx are not, and go straight to the dead-letter sink.
@@ -98,6 +99,10 @@ class QuotaExceeded(TryAgain):
 
 class Unavailable(TryAgain):
     status = 503
+
+
+class DeadlinePassed(TryAgain):
+    status = 504
 
 
 class PresetMismatch(TryAgain):

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import os
+import re
+from ipaddress import ip_network
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic_settings import NoDecode
 
 from whimbrel.core.model_server import ModelServerSettings
-from whimbrel.core.settings import CommaSeparated, S3Settings, Seconds, split_commas
+from whimbrel.core.settings import CommaSeparated, Port, S3Settings, Seconds, split_commas
 from whimbrel.transformers.formats import DECODABLE
+from whimbrel.transformers.url_rule import UrlRule, parse_host_rule
 
 MEBI = 1024 * 1024
+_BUCKET = re.compile(r"\*|[a-z0-9][a-z0-9._-]{1,61}[a-z0-9]")
 
 Flag = Annotated[bool, BeforeValidator(lambda value: value.strip() if isinstance(value, str) else value)]
 
@@ -31,6 +36,13 @@ class TransformerSettings(S3Settings, ModelServerSettings):
     predictor_connections: int = Field(default=64, ge=1, le=4096, description="most REST requests to it at once")
     workers: int = Field(default=1, ge=1, le=1, description="processes; KServe passes it, more are more replicas")
     top_k: int = Field(default=5, ge=1, le=1000, description="labels in an answer")
+    reply_format: Literal["predictions", "data-uid"] = Field(
+        default="predictions",
+        description='shape of V1 answers; data-uid: {"data": [[label, score, [x, y, w, h]]], "uid", "success"}',
+    )
+    reference_buckets: CommaSeparated = Field(
+        default=(), description="buckets whose objects a request may name as s3://BUCKET/KEY; * for any; empty: none"
+    )
 
     image_formats: CommaSeparated = Field(default=DECODABLE, description="formats to decode, by their content")
     image_max_bytes: int = Field(default=20 * MEBI, ge=1, le=1024 * MEBI, description="largest encoded image")
@@ -52,7 +64,19 @@ class TransformerSettings(S3Settings, ModelServerSettings):
     fetch_threads: int = Field(default=16, ge=1, le=256, description="objects read at the same time")
     fetch_seconds: Seconds = Field(default=60.0, description="longest time to read one object")
 
-    @field_validator("image_formats", mode="before")
+    url_hosts: CommaSeparated = Field(
+        default=(), description="hosts whose http(s) URLs are fetched: names and *.suffix; empty: none"
+    )
+    url_ports: Annotated[tuple[Port, ...], NoDecode] = Field(default=(80, 443), description="their ports")
+    url_networks: CommaSeparated = Field(
+        default=(), description="networks (CIDR) that they may be in besides the public internet"
+    )
+    url_max_redirects: int = Field(default=3, ge=0, le=20, description="redirects followed, each by the same rule")
+    url_seconds: Seconds = Field(default=20.0, description="longest time to read one URL, redirects included")
+    url_connections: int = Field(default=16, ge=1, le=256, description="URLs read at the same time")
+    url_ca_bundle: str | None = Field(default=None, description="file with the certificates to trust instead")
+
+    @field_validator("image_formats", "reference_buckets", "url_hosts", "url_ports", "url_networks", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
         return split_commas(value)
@@ -63,6 +87,23 @@ class TransformerSettings(S3Settings, ModelServerSettings):
         if not value or not set(value) <= set(DECODABLE):
             raise ValueError(f"expected one or more of {', '.join(DECODABLE)}")
         return value
+
+    @field_validator("reference_buckets")
+    @classmethod
+    def _bucket_names(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not all(_BUCKET.fullmatch(name) for name in value):
+            raise ValueError("expected names of buckets, or *")
+        return value
+
+    @field_validator("url_hosts")
+    @classmethod
+    def _host_rules(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(parse_host_rule(each) for each in value)
+
+    @field_validator("url_networks")
+    @classmethod
+    def _networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(str(ip_network(each)) for each in value)
 
     @model_validator(mode="after")
     def _budgets_hold_one_image(self) -> TransformerSettings:
@@ -75,3 +116,7 @@ class TransformerSettings(S3Settings, ModelServerSettings):
     def background(self) -> tuple[int, int, int]:
         red, green, blue = bytes.fromhex(self.image_background[1:])
         return red, green, blue
+
+    @property
+    def url_rule(self) -> UrlRule:
+        return UrlRule(self.url_hosts, self.url_ports, tuple(ip_network(each) for each in self.url_networks))
