@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 
 import numpy as np
 import pytest
 
 from testbed.predictors import null_images
-from whimbrel.core.errors import InputRefused, Unavailable
+from whimbrel.core.errors import DeadlinePassed, InputRefused, Unavailable
 from whimbrel.core.tensors import INDICES
-from whimbrel.predictors.batcher import Batcher, BatchLimits, batching
+from whimbrel.predictors.batch_policy import BatchLimits
+from whimbrel.predictors.batcher import Batcher, batching, device_threads
 from whimbrel.predictors.network import Images, Outputs
 from whimbrel.predictors.null_network import NullNetwork
 
@@ -29,6 +34,14 @@ class RecordingNetwork:
         self.gate.set()
         self.started = threading.Semaphore(0)
         self.sizes: list[int] = []
+        self.staged: list[int] = []
+        self.second_staged = threading.Event()
+
+    def stage(self, parts: Sequence[Images]) -> Images:
+        self.staged.append(sum(len(part) for part in parts))
+        if len(self.staged) > 1:
+            self.second_staged.set()
+        return self._network.stage(parts)
 
     def infer(self, images: Images, top_k: int) -> Outputs:
         self.started.release()
@@ -38,12 +51,22 @@ class RecordingNetwork:
             raise InputRefused("poison")
         return self._network.infer(images, top_k)
 
+    async def has_staged(self) -> None:
+        assert await asyncio.to_thread(self.second_staged.wait, SECONDS)
+
     async def has_started(self) -> None:
         assert await asyncio.to_thread(self.started.acquire, timeout=SECONDS)
 
 
 def limits(*, batch: int = 4, delay: float = 0.0, queue: int = 100) -> BatchLimits:
     return BatchLimits(batch, delay, queue)
+
+
+@asynccontextmanager
+async def serving(network: RecordingNetwork, limits: BatchLimits) -> AsyncIterator[Batcher]:
+    with device_threads() as threads:
+        async with batching(network, limits, threads, model_name="m", version="1") as batcher:
+            yield batcher
 
 
 def firsts(outputs: Outputs) -> list[int]:
@@ -66,7 +89,7 @@ def queued(batcher: Batcher, *indices: int) -> asyncio.Task[Outputs]:
 @pytest.mark.anyio
 async def test_requests_that_wait_together_are_computed_together() -> None:
     network = RecordingNetwork()
-    async with batching(network, limits(), model_name="m") as batcher:
+    async with serving(network, limits()) as batcher:
         first = await held(batcher, network)
         others = [queued(batcher, 1), queued(batcher, 2, 3), queued(batcher, 4), queued(batcher, 5)]
         await asyncio.sleep(0)
@@ -79,7 +102,7 @@ async def test_requests_that_wait_together_are_computed_together() -> None:
 @pytest.mark.anyio
 async def test_a_batch_waits_for_others_until_it_is_full() -> None:
     network = RecordingNetwork()
-    async with batching(network, limits(delay=SECONDS), model_name="m") as batcher:
+    async with serving(network, limits(delay=SECONDS)) as batcher:
         tasks = [queued(batcher, index) for index in range(4)]
 
         assert [firsts(answer) for answer in await asyncio.gather(*tasks)] == [[0], [1], [2], [3]]
@@ -89,14 +112,14 @@ async def test_a_batch_waits_for_others_until_it_is_full() -> None:
 @pytest.mark.anyio
 async def test_a_lone_request_leaves_when_its_delay_is_over() -> None:
     network = RecordingNetwork()
-    async with batching(network, limits(delay=0.001), model_name="m") as batcher:
+    async with serving(network, limits(delay=0.001)) as batcher:
         assert firsts(await batcher.infer(null_images(7), 1)) == [7]
 
 
 @pytest.mark.anyio
 async def test_a_request_larger_than_a_batch_is_split_and_joined() -> None:
     network = RecordingNetwork()
-    async with batching(network, limits(), model_name="m") as batcher:
+    async with serving(network, limits()) as batcher:
         assert firsts(await batcher.infer(null_images(*range(11)), 1)) == list(range(11))
     assert network.sizes == [4, 4, 3]
 
@@ -104,7 +127,7 @@ async def test_a_request_larger_than_a_batch_is_split_and_joined() -> None:
 @pytest.mark.anyio
 async def test_a_poisoned_request_fails_alone() -> None:
     network = RecordingNetwork()
-    async with batching(network, limits(), model_name="m") as batcher:
+    async with serving(network, limits()) as batcher:
         first = await held(batcher, network)
         good, poisoned, also_good = queued(batcher, 1), queued(batcher, POISON), queued(batcher, 2, 3)
         await asyncio.sleep(0)
@@ -115,13 +138,13 @@ async def test_a_poisoned_request_fails_alone() -> None:
         with pytest.raises(InputRefused, match="poison"):
             await poisoned
         await first
-    assert network.sizes == [1, 4, 1, 1, 2]
+    assert network.sizes == [1, 4, 2, 1, 1, 2]
 
 
 @pytest.mark.anyio
 async def test_a_full_queue_refuses_and_says_when_to_come_again() -> None:
     network = RecordingNetwork()
-    async with batching(network, limits(queue=5), model_name="m") as batcher:
+    async with serving(network, limits(queue=5)) as batcher:
         first = await held(batcher, network)
         waiting = queued(batcher, 1, 2, 3)
         await asyncio.sleep(0)
@@ -138,7 +161,7 @@ async def test_a_full_queue_refuses_and_says_when_to_come_again() -> None:
 @pytest.mark.anyio
 async def test_what_nobody_waits_for_is_not_computed_and_frees_its_room() -> None:
     network = RecordingNetwork()
-    async with batching(network, limits(queue=4), model_name="m") as batcher:
+    async with serving(network, limits(queue=4)) as batcher:
         first = await held(batcher, network)
         gone = queued(batcher, 1, 2, 3, 4)
         await asyncio.sleep(0)
@@ -157,7 +180,7 @@ async def test_what_nobody_waits_for_is_not_computed_and_frees_its_room() -> Non
 @pytest.mark.anyio
 async def test_closing_finishes_what_was_accepted_and_takes_nothing_more() -> None:
     network = RecordingNetwork()
-    async with batching(network, limits(delay=SECONDS), model_name="m") as batcher:
+    async with serving(network, limits(delay=SECONDS)) as batcher:
         accepted = [queued(batcher, index) for index in range(3)]
         await asyncio.sleep(0)
     with pytest.raises(Unavailable):
@@ -169,8 +192,95 @@ async def test_closing_finishes_what_was_accepted_and_takes_nothing_more() -> No
 @pytest.mark.anyio
 async def test_a_request_gets_at_least_the_labels_that_it_asked_for() -> None:
     network = RecordingNetwork()
-    async with batching(network, limits(), model_name="m") as batcher:
+    async with serving(network, limits()) as batcher:
         few, many = await asyncio.gather(batcher.infer(null_images(1), 2), batcher.infer(null_images(2), 7))
 
     assert few[INDICES].shape[1] >= 2
     assert np.array_equal(many[INDICES], [[2, 3, 4, 5, 6, 7, 8]])
+
+
+@pytest.mark.anyio
+async def test_the_next_batch_is_staged_while_one_computes() -> None:
+    network = RecordingNetwork()
+    async with serving(network, limits()) as batcher:
+        first = await held(batcher, network)
+        full = queued(batcher, 1, 2, 3, 4)
+        await network.has_staged()
+
+        assert (network.staged, network.sizes) == ([1, 4], [])
+        network.gate.set()
+        await asyncio.gather(first, full)
+
+
+@pytest.mark.anyio
+async def test_a_poisoned_request_is_found_by_halving() -> None:
+    network, size = RecordingNetwork(), 64
+    async with serving(network, limits(batch=size)) as batcher:
+        first = await held(batcher, network)
+        tasks = [queued(batcher, POISON if index == 37 else index) for index in range(size)]
+        await asyncio.sleep(0)
+        network.gate.set()
+        answers = await asyncio.gather(*tasks, return_exceptions=True)
+        await first
+
+    assert [index for index, answer in enumerate(answers) if isinstance(answer, Exception)] == [37]
+    assert len(network.sizes) == 1 + 1 + 2 * 6  # the held one, the batch, two halves of each of its 6 doublings
+
+
+@pytest.mark.anyio
+async def test_a_request_whose_deadline_passes_while_it_waits_is_not_computed() -> None:
+    network = RecordingNetwork()
+    async with serving(network, limits()) as batcher:
+        first = await held(batcher, network)
+        with pytest.raises(DeadlinePassed, match="seen it pass"):
+            await batcher.infer(null_images(1), 1, time.monotonic() + 0.01)
+        with pytest.raises(DeadlinePassed, match="passed already"):
+            await batcher.infer(null_images(1), 1, time.monotonic() - 1)
+        network.gate.set()
+        await first
+    assert network.sizes == [1]
+
+
+@pytest.mark.anyio
+async def test_what_is_cancelled_after_staging_is_not_computed() -> None:
+    network = RecordingNetwork()
+    async with serving(network, limits()) as batcher:
+        first = await held(batcher, network)
+        gone = queued(batcher, 1, 2, 3, 4)
+        await network.has_staged()
+        gone.cancel()
+        await asyncio.wait([gone])
+        network.gate.set()
+        await first
+    assert network.sizes == [1]
+
+
+async def calls_to_answer(waiting: int) -> float:
+    """Python calls on the event loop for each of so many requests that wait together, half of which leave."""
+    network, counted = RecordingNetwork(), 0
+
+    def count(_: object, event: str, __: object) -> None:
+        nonlocal counted
+        counted += event in ("call", "c_call")
+
+    async with serving(network, limits(batch=8, queue=10_000)) as batcher:
+        first = await held(batcher, network)
+        sys.setprofile(count)
+        try:
+            tasks = [queued(batcher, 1) for _ in range(waiting)]
+            await asyncio.sleep(0)
+            for task in tasks[1::2]:
+                task.cancel()
+            network.gate.set()
+            await asyncio.wait(tasks)
+        finally:
+            sys.setprofile(None)
+        await first
+    return counted / waiting
+
+
+@pytest.mark.anyio
+async def test_a_request_costs_the_same_whether_few_or_many_wait() -> None:
+    few, many = await calls_to_answer(16), await calls_to_answer(1600)
+
+    assert many < 1.2 * few

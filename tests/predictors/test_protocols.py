@@ -40,6 +40,13 @@ def predictor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Predictor]:
         yield ready
 
 
+@pytest.fixture(scope="module")
+def slow_predictor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Predictor]:
+    log = tmp_path_factory.mktemp("slow") / "log"
+    with running_predictor(log, "--null-delay-seconds", "0.1", "--warm-up-seconds", "0") as ready:
+        yield ready
+
+
 def grpc_infer(predictor: Predictor, request: InferRequest) -> InferResponse:
     from kserve.protocol.grpc.grpc_predict_v2_pb2 import ModelInferResponse
 
@@ -130,6 +137,17 @@ def test_one_request_may_be_larger_than_a_batch(predictor: Predictor) -> None:
     assert [row[0] for row in v2_outputs(answer)["indices"]] == indices
 
 
+@pytest.mark.parametrize("header", ["0", "1"])
+def test_a_deadline_of_the_header_or_the_request_is_kept(slow_predictor: Predictor, header: str) -> None:
+    by_header = slow_predictor.infer(v2_document(null_images(1)), headers={"x-envoy-expected-rq-timeout-ms": header})
+    by_parameter = slow_predictor.infer(v2_document(null_images(1), timeout=1000))
+    in_time = slow_predictor.infer(v2_document(null_images(1), timeout=30_000_000))
+
+    assert (by_header.status_code, by_header.json()["reason"]) == (504, "DeadlinePassed")
+    assert by_parameter.status_code == 504
+    assert in_time.status_code == 200
+
+
 def test_top_k_is_capped_by_the_classes(predictor: Predictor) -> None:
     answer = predictor.infer(v2_document(null_images(0), top_k=5000)).json()
 
@@ -193,6 +211,8 @@ def changed(**fields: Any) -> dict[str, Any]:
         changed(parameters=[]),
         v2_document(null_images(1), top_k=0),
         v2_document(null_images(1), top_k="3"),
+        v2_document(null_images(1), timeout=0),
+        v2_document(null_images(1), timeout="1s"),
         v2_document(null_images(1), top_k=True),
         v2_document(null_images(*[1] * 41)),
         v2_document(null_images(1)) | {"id": 7},
@@ -340,7 +360,7 @@ def test_metrics_tell_batches_and_images_by_version(predictor: Predictor) -> Non
 
     assert 'whimbrel_predictor_images_total{model="digits",outcome="answered",version="null"}' in text
     assert 'whimbrel_predictor_images_total{model="digits",outcome="InputRefused",version="null"}' in text
-    assert 'whimbrel_predictor_batch_size_count{model="digits"}' in text
+    assert 'whimbrel_predictor_batch_size_count{model="digits",version="null"}' in text
 
 
 def test_the_null_predictor_imports_no_torch() -> None:

@@ -31,16 +31,16 @@ TRANSFORMER_STAGE_SECONDS = Histogram(
 TRANSFORMER_IMAGES = Counter("whimbrel_transformer_images", "Images by outcome (the reason where refused)", ["outcome"])
 
 PREDICTOR_BATCH_SIZE = Histogram(
-    "whimbrel_predictor_batch_size", "Images a batch", ["model"], buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256)
+    "whimbrel_predictor_batch_size", "Images a batch", ["model", "version"], buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256)
 )
 PREDICTOR_QUEUE_SECONDS = Histogram(
     "whimbrel_predictor_queue_seconds",
     "From acceptance to the start of the batch",
-    ["model"],
+    ["model", "version"],
     buckets=_STAGE_BUCKETS,
 )
 PREDICTOR_DEVICE_SECONDS = Histogram(
-    "whimbrel_predictor_device_seconds", "One batch on the device", ["model"], buckets=_STAGE_BUCKETS
+    "whimbrel_predictor_device_seconds", "One batch on the device", ["model", "version"], buckets=_STAGE_BUCKETS
 )
 PREDICTOR_IMAGES = Counter("whimbrel_predictor_images", "Images by outcome", ["model", "version", "outcome"])
 

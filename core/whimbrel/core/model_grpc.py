@@ -24,6 +24,7 @@ _CODES = {
     500: StatusCode.INTERNAL,
     501: StatusCode.UNIMPLEMENTED,
     503: StatusCode.UNAVAILABLE,
+    504: StatusCode.DEADLINE_EXCEEDED,
 }
 
 

@@ -12,6 +12,7 @@ NAMES = "names"  # BYTES, UTF-8: the labels of the package that answered, so tha
 # Parameters of a request.
 PRESET_DIGEST = "preset_digest"  # which preset the tensor was prepared by
 TOP_K = "top_k"
+TIMEOUT = "timeout"  # microseconds from arrival, as Triton has it; after it nobody waits for the answer
 
 # Parameters of a response.
 MODEL_VERSION = "model_version"
@@ -23,3 +24,6 @@ REQUEST_ID_HEADER = "x-request-id"
 # What a V1 answer has no field for: headers of the response.
 VERSION_HEADER = "x-whimbrel-model-version"
 DIGEST_HEADER = "x-whimbrel-model-digest"
+
+# How long the caller waits for the answer, in milliseconds from arrival; Envoy sets it by itself.
+TIMEOUT_HEADER = "x-envoy-expected-rq-timeout-ms"

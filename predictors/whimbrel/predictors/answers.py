@@ -10,11 +10,9 @@ from numpy.typing import NDArray
 
 from whimbrel.core.errors import PackageRefused
 from whimbrel.core.kserve_sdk import InferOutput, InferRequest, InferResponse
-from whimbrel.core.tensors import INDICES, MODEL_DIGEST, MODEL_VERSION, NAMES, SCORES
+from whimbrel.core.tensors import DIGEST_HEADER, INDICES, MODEL_DIGEST, MODEL_VERSION, NAMES, SCORES, VERSION_HEADER
 from whimbrel.predictors.network import Description, Outputs
 
-VERSION_HEADER = "x-whimbrel-model-version"
-DIGEST_HEADER = "x-whimbrel-model-digest"
 DATATYPES = {INDICES: "INT64", SCORES: "FP32", NAMES: "BYTES"}
 
 

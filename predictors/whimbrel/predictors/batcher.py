@@ -1,7 +1,7 @@
-"""Joins the images of many requests into batches for one network, on one thread; never more than its queue holds.
+"""Joins the images of many requests into batches for one network; never more than its queue holds.
 
-The whole face is `Batcher.infer` and the context manager around its life: another policy of batching takes this
-module's place behind the same two.
+Two stages, each on its thread: while one batch computes, the next is joined and copied to the device. The whole face
+is `Batcher.infer`, `Batcher.measure` and the context manager around its life; what is decided lies in `batch_policy`.
 """
 
 from __future__ import annotations
@@ -9,26 +9,33 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from whimbrel.core.errors import Unavailable
+from whimbrel.core.errors import DeadlinePassed, Unavailable
 from whimbrel.core.metrics import PREDICTOR_BATCH_SIZE, PREDICTOR_DEVICE_SECONDS, PREDICTOR_QUEUE_SECONDS
+from whimbrel.predictors.batch_policy import Arrivals, BatchLimits, BatchTimes, batch_size, seconds_to_wait
 from whimbrel.predictors.network import Images, Network, Outputs
 
 
 @dataclass(frozen=True, slots=True)
-class BatchLimits:
-    """`max_delay_seconds`: how long the first image of a batch waits for others while the device is idle."""
+class DeviceThreads:
+    """One thread to stage batches and one to compute them; the versions on one device share them, batch by batch."""
 
-    max_batch_size: int
-    max_delay_seconds: float
-    max_queued_images: int
+    stage: ThreadPoolExecutor
+    compute: ThreadPoolExecutor
+
+
+@contextmanager
+def device_threads() -> Iterator[DeviceThreads]:
+    with ThreadPoolExecutor(1, "stage") as stage, ThreadPoolExecutor(1, "compute") as compute:
+        yield DeviceThreads(stage, compute)
 
 
 @dataclass(slots=True, eq=False)
@@ -42,122 +49,178 @@ class _Piece:
 
 
 class Batcher:
-    def __init__(self, network: Network, limits: BatchLimits, *, model_name: str) -> None:
-        self._network, self._limits, self._model_name = network, limits, model_name
-        self._waiting: deque[_Piece] = deque()
+    def __init__(
+        self, network: Network, limits: BatchLimits, threads: DeviceThreads, *, model_name: str, version: str
+    ) -> None:
+        self._network, self._limits, self._threads = network, limits, threads
+        self._queue_seconds = PREDICTOR_QUEUE_SECONDS.labels(model_name, version)
+        self._device_seconds = PREDICTOR_DEVICE_SECONDS.labels(model_name, version)
+        self._batch_size = PREDICTOR_BATCH_SIZE.labels(model_name, version)
+        self.times, self._arrivals = BatchTimes(), Arrivals()
+        self._waiting: OrderedDict[_Piece, None] = OrderedDict()  # by age; any leaves at the same cost
         self._queued_images = 0
         self._changed = asyncio.Event()
-        self._closing = False
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="batch")
+        self._closing = self._busy = False
 
-    async def infer(self, images: Images, top_k: int) -> Outputs:
+    async def infer(self, images: Images, top_k: int, deadline: float | None = None) -> Outputs:
         """The outputs for these images, whatever they were batched with; k is at least `top_k` (or all classes).
 
-        Raises Unavailable when the queue is full, and what the network raised for these very images. When the
-        caller is cancelled, what has not started is not computed.
+        `deadline` is a time of `time.monotonic`. Raises Unavailable when the queue is full, DeadlinePassed, and what
+        the network raised for these very images. When the caller is cancelled or the deadline passes, what has not
+        started is not computed.
         """
-        if self._closing or self._queued_images + len(images) > self._limits.max_queued_images:
+        self._check_admitted(len(images), deadline)
+        pieces = self._enqueue(images, top_k)
+        limit = asyncio.timeout_at(deadline)
+        try:
+            async with limit:
+                return _joined(await asyncio.gather(*(piece.answer for piece in pieces)))
+        except TimeoutError:
+            if limit.expired():
+                raise DeadlinePassed("expected an answer before the request's deadline, seen it pass") from None
+            raise
+        finally:
+            for piece in pieces:
+                self._forget(piece)
+
+    async def measure(self, images: Images, top_k: int, *, count: bool = True) -> None:
+        """Compute one batch of exactly these images, beside the queue; `count`: its time is one to learn from."""
+        staged = await self._run(self._threads.stage, self._network.stage, [images])
+        _, seconds = await self._run(self._threads.compute, self._timed, staged, top_k)
+        if count:
+            self.times.observe(len(images), seconds)
+
+    def _check_admitted(self, images: int, deadline: float | None) -> None:
+        if deadline is not None and deadline <= time.monotonic():
+            raise DeadlinePassed("expected a request before its deadline, seen it passed already")
+        if self._closing or self._queued_images + images > self._limits.max_queued_images:
             raise Unavailable(
-                f"expected room for {len(images)} images in a queue of {self._limits.max_queued_images}, "
+                f"expected room for {images} images in a queue of {self._limits.max_queued_images}, "
                 f"seen {self._queued_images} waiting; send it again later",
                 retry_after_seconds=1,
             )
-        pieces = self._enqueue(images, top_k)
-        try:
-            return _joined(await asyncio.gather(*(piece.answer for piece in pieces)))
-        except BaseException:
-            for piece in pieces:
-                self._forget(piece)
-            raise
 
     def _enqueue(self, images: Images, top_k: int) -> list[_Piece]:
-        loop, now, size = asyncio.get_running_loop(), time.monotonic(), self._limits.max_batch_size
+        loop, now, size = asyncio.get_running_loop(), time.monotonic(), batch_size(self.times, self._limits)
         pieces = [
             _Piece(images[start : start + size], top_k, loop.create_future(), now)
             for start in range(0, len(images), size)
         ]
-        self._waiting.extend(pieces)
+        self._waiting.update(dict.fromkeys(pieces))
         self._queued_images += len(images)
+        self._arrivals.observe(now, len(images))
         self._changed.set()
         return pieces
 
     def _forget(self, piece: _Piece) -> None:
         """Nobody waits for this piece any more: it leaves the queue, or its outputs are dropped."""
         piece.answer.cancel()
-        with contextlib.suppress(ValueError):
-            self._waiting.remove(piece)
+        if piece in self._waiting:
+            del self._waiting[piece]
             self._queued_images -= len(piece.images)
 
     async def run(self) -> None:
-        """Form and compute batches until closed and empty."""
-        with self._thread:
-            while self._waiting or not self._closing:
-                if not self._waiting:
-                    await self._until_changed(None)
-                    continue
-                await self._until_full_or_due()
-                if batch := self._take():
-                    await self._compute(batch)
+        """Form and compute batches until closed and empty; the next is staged while one computes."""
+        computing: asyncio.Task[None] | None = None
+        while await self._batch_is_due():
+            batch = self._take()
+            staging = self._run(self._threads.stage, self._network.stage, [piece.images for piece in batch])
+            await asyncio.wait([staging])
+            if computing is not None:
+                await computing
+            self._busy = True
+            computing = asyncio.create_task(self._compute(batch, staging))
+            computing.add_done_callback(self._free)
+        if computing is not None:
+            await computing
 
     def close(self) -> None:
         """Take nothing more; `run` ends when what was accepted is computed."""
         self._closing = True
         self._changed.set()
 
-    async def _until_full_or_due(self) -> None:
-        due = self._waiting[0].accepted + self._limits.max_delay_seconds
-        while self._queued_images < self._limits.max_batch_size and not self._closing:
-            left = due - time.monotonic()
-            if left <= 0:
-                return
-            await self._until_changed(left)
+    def _free(self, _: asyncio.Task[None]) -> None:
+        self._busy = False
+        self._changed.set()
 
-    async def _until_changed(self, seconds: float | None) -> None:
-        self._changed.clear()
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._changed.wait(), seconds)
+    async def _batch_is_due(self) -> bool:
+        """Wait until a batch should leave; False when closed and empty."""
+        while True:
+            if not self._waiting and self._closing:
+                return False
+            seconds = self._seconds_to_wait()
+            if seconds == 0:
+                return True
+            self._changed.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await self._changed.wait()
+
+    def _seconds_to_wait(self) -> float | None:
+        if not self._waiting:
+            return None
+        if self._closing:
+            return 0.0
+        now = time.monotonic()
+        waited = now - next(iter(self._waiting)).accepted
+        between = self._arrivals.seconds_between(now)
+        return seconds_to_wait(self._queued_images, waited, between, self.times, self._limits, busy=self._busy)
 
     def _take(self) -> list[_Piece]:
-        """The pieces that wait longest and fit one batch."""
+        """The pieces that wait longest and fit one batch; at least one."""
         batch: list[_Piece] = []
-        left = self._limits.max_batch_size
-        while self._waiting and len(self._waiting[0].images) <= left:
-            batch.append(self._waiting.popleft())
-            left -= len(batch[-1].images)
-        self._queued_images -= self._limits.max_batch_size - left
+        left = batch_size(self.times, self._limits)
+        while self._waiting and (not batch or len(next(iter(self._waiting)).images) <= left):
+            piece, _ = self._waiting.popitem(last=False)
+            batch.append(piece)
+            left -= len(piece.images)
+            self._queued_images -= len(piece.images)
         return batch
 
-    async def _compute(self, batch: Sequence[_Piece]) -> None:
-        """Answer every piece; when a batch of several fails, each is computed alone and keeps its own error."""
+    async def _compute(self, batch: Sequence[_Piece], staging: Awaitable[Any]) -> None:
+        """Answer every piece. A batch of several that fails is halved until what fails is alone with its error."""
+        batch_alive = any(not piece.answer.done() for piece in batch)
         try:
-            answers = await self._on_thread(batch)
+            answers = await self._on_device(batch, await staging) if batch_alive else []
         except Exception as error:
-            if len(batch) == 1 and not batch[0].answer.done():
+            if len(batch) > 1:
+                await self._compute_halves([piece for piece in batch if not piece.answer.done()])
+            elif not batch[0].answer.done():
                 batch[0].answer.set_exception(error)
-            for piece in batch:
-                if not piece.answer.done():
-                    await self._compute([piece])
             return
-        for piece, answer in zip(batch, answers, strict=True):
+        for piece, answer in zip(batch, answers, strict=batch_alive):
             if not piece.answer.done():
                 piece.answer.set_result(answer)
 
-    async def _on_thread(self, batch: Sequence[_Piece]) -> list[Outputs]:
-        started = time.monotonic()
-        for piece in batch:
-            PREDICTOR_QUEUE_SECONDS.labels(self._model_name).observe(started - piece.accepted)
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._infer, batch)
+    async def _compute_halves(self, batch: Sequence[_Piece]) -> None:
+        middle = (len(batch) + 1) // 2
+        for half in (batch[:middle], batch[middle:]):
+            if half:
+                images = [piece.images for piece in half]
+                await self._compute(half, self._run(self._threads.stage, self._network.stage, images))
 
-    def _infer(self, batch: Sequence[_Piece]) -> list[Outputs]:
-        images = batch[0].images if len(batch) == 1 else np.concatenate([piece.images for piece in batch])
-        PREDICTOR_BATCH_SIZE.labels(self._model_name).observe(len(images))
-        with PREDICTOR_DEVICE_SECONDS.labels(self._model_name).time():
-            outputs = self._network.infer(images, max(piece.top_k for piece in batch))
-        ends = np.cumsum([len(piece.images) for piece in batch])
+    async def _on_device(self, batch: Sequence[_Piece], staged: Any) -> list[Outputs]:
+        started = time.monotonic()
+        ends = np.cumsum([len(piece.images) for piece in batch]).tolist()
+        for piece in batch:
+            self._queue_seconds.observe(started - piece.accepted)
+        self._batch_size.observe(ends[-1])
+        top_k = max(piece.top_k for piece in batch)
+        outputs, seconds = await self._run(self._threads.compute, self._timed, staged, top_k)
+        self._device_seconds.observe(seconds)
+        self.times.observe(ends[-1], seconds)
         return [
             {name: output[end - len(piece.images) : end] for name, output in outputs.items()}
             for piece, end in zip(batch, ends, strict=True)
         ]
+
+    def _timed(self, staged: Any, top_k: int) -> tuple[Outputs, float]:
+        started = time.perf_counter()
+        outputs = self._network.infer(staged, top_k)
+        return outputs, time.perf_counter() - started
+
+    def _run(self, thread: ThreadPoolExecutor, call: Callable[..., Any], *arguments: Any) -> asyncio.Future[Any]:
+        return asyncio.get_running_loop().run_in_executor(thread, call, *arguments)
 
 
 def _joined(parts: Sequence[Outputs]) -> Outputs:
@@ -167,9 +230,11 @@ def _joined(parts: Sequence[Outputs]) -> Outputs:
 
 
 @asynccontextmanager
-async def batching(network: Network, limits: BatchLimits, *, model_name: str) -> AsyncIterator[Batcher]:
+async def batching(
+    network: Network, limits: BatchLimits, threads: DeviceThreads, *, model_name: str, version: str
+) -> AsyncIterator[Batcher]:
     """A batcher at work; leaving finishes what it accepted."""
-    batcher = Batcher(network, limits, model_name=model_name)
+    batcher = Batcher(network, limits, threads, model_name=model_name, version=version)
     running = asyncio.create_task(batcher.run())
     try:
         yield batcher

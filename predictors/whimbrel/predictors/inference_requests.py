@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from whimbrel.core.errors import InputRefused, NotFound, PresetMismatch
 from whimbrel.core.kserve_sdk import InferInput, InferRequest, to_http_parameters
-from whimbrel.core.tensors import IMAGES, PRESET_DIGEST, TOP_K
+from whimbrel.core.tensors import IMAGES, PRESET_DIGEST, TIMEOUT, TIMEOUT_HEADER, TOP_K
 from whimbrel.core.v2_rest import array_of_json
 from whimbrel.predictors.network import Description, Images
 
@@ -29,8 +29,11 @@ class RequestLimits:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
+    """`timeout_seconds`: how long the client waits, from the arrival of its request; None for as long as it takes."""
+
     images: Images
     top_k: int
+    timeout_seconds: float | None = None
 
 
 def read_v2(request: InferRequest, description: Description, limits: RequestLimits, version: str) -> Asked:
@@ -69,7 +72,23 @@ def _asked(
         raise _mismatch(
             f"images of {preset.height} x {preset.width}", f"{images.shape[1]} x {images.shape[2]}", description
         )
-    return Asked(np.ascontiguousarray(images), _top_k(parameters, limits.top_k, len(description.labels)))
+    top_k = _top_k(parameters, limits.top_k, len(description.labels))
+    return Asked(np.ascontiguousarray(images), top_k, _timeout(parameters))
+
+
+def timeout_of(headers: Mapping[str, str]) -> float | None:
+    """Seconds that the header grants. A proxy writes it, so one that is no number is not the client's fault."""
+    text = headers.get(TIMEOUT_HEADER, "")
+    return int(text) / 1000 if text.isascii() and text.isdecimal() and len(text) < 10 else None
+
+
+def _timeout(parameters: Mapping[str, Any]) -> float | None:
+    value = parameters.get(TIMEOUT)
+    if value is None:
+        return None
+    if type(value) is not int or value < 1:
+        raise InputRefused(f"parameter {TIMEOUT}: expected microseconds above 0, seen {str(value)[:40]!r}")
+    return value / 1_000_000
 
 
 def _top_k(parameters: Mapping[str, Any], default: int, classes: int) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,7 @@ from whimbrel.core.metrics import PREDICTOR_IMAGES
 from whimbrel.core.tensors import IMAGES
 from whimbrel.predictors import answers
 from whimbrel.predictors.batcher import Batcher
-from whimbrel.predictors.inference_requests import Asked, RequestLimits, read_v1, read_v2
+from whimbrel.predictors.inference_requests import Asked, RequestLimits, read_v1, read_v2, timeout_of
 from whimbrel.predictors.network import Description
 
 
@@ -45,12 +46,13 @@ class PredictorModel(Model):  # type: ignore[misc]
     async def predict(
         self, payload: Any, headers: Mapping[str, str] | None = None, response_headers: dict[str, str] | None = None
     ) -> dict[str, Any] | InferResponse:
-        served = self._served
+        arrived, served = time.monotonic(), self._served
         if served is None:
             raise Unavailable(f"model {self.name!r} is not loaded yet", retry_after_seconds=1)
         try:
             asked = await self._read(payload, served)
-            outputs = await served.batcher.infer(asked.images, asked.top_k)
+            deadline = _deadline(arrived, asked.timeout_seconds, timeout_of(headers or {}))
+            outputs = await served.batcher.infer(asked.images, asked.top_k, deadline)
             tensors = answers.named(outputs, asked.top_k, served.description)
         except Exception as error:
             self._count(served, error.reason if isinstance(error, WhimbrelError) else "Failed", 1)
@@ -83,3 +85,9 @@ class PredictorModel(Model):  # type: ignore[misc]
 
     def _count(self, served: Served, outcome: str, images: int) -> None:
         PREDICTOR_IMAGES.labels(self.name, served.version, outcome).inc(images)
+
+
+def _deadline(arrived: float, *timeouts: float | None) -> float | None:
+    """The earliest of what the request and its header grant."""
+    given = [seconds for seconds in timeouts if seconds is not None]
+    return arrived + min(given) if given else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -26,11 +26,20 @@ class Description:
 
 
 class Network(Protocol):
-    """Loaded weights on a device. `infer` is called by one thread at a time, and may raise for a bad batch."""
+    """Loaded weights on a device. Each call is made by one thread at a time, and may raise for a bad batch."""
 
     @property
     def description(self) -> Description: ...
 
-    def infer(self, images: Images, top_k: int) -> Outputs:
-        """Classification: `indices` int64 (N, k) and `scores` float32 (N, k), best first, k = min(top_k, classes)."""
+    def stage(self, parts: Sequence[Images]) -> Any:
+        """The images of one batch, joined and on the device, for `infer`; runs while another batch computes."""
         ...
+
+    def infer(self, images: Any, top_k: int) -> Outputs:
+        """`images`: from `stage`, or an array. Classification: `indices` int64 (N, k) and `scores` float32 (N, k),
+        best first, k = min(top_k, classes)."""
+        ...
+
+
+def joined(parts: Sequence[Images]) -> Images:
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 import numpy as np
 
 from whimbrel.core.package import Preset, digest_of_json
 from whimbrel.core.tensors import INDICES, SCORES
-from whimbrel.predictors.network import Description, Images, Outputs
+from whimbrel.predictors.network import Description, Images, Outputs, joined
 
 SCHEMA = "whimbrel.dev/null/v1"
 SIDE_PIXELS = 8
@@ -31,6 +32,9 @@ class NullNetwork:
         }
         self.description = Description("classification", preset, labels, digest_of_json(manifest))
         self._delay_seconds = delay_seconds
+
+    def stage(self, parts: Sequence[Images]) -> Images:
+        return joined(parts)
 
     def infer(self, images: Images, top_k: int) -> Outputs:
         time.sleep(self._delay_seconds)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, model_validator
 
 from whimbrel.core.model_server import ModelServerSettings
 from whimbrel.core.package import Digest
 from whimbrel.core.settings import HttpUrl, Port, S3Settings, Seconds
+from whimbrel.predictors.batch_policy import BatchLimits
 
 
 class PredictorSettings(ModelServerSettings, S3Settings):
@@ -44,11 +46,30 @@ class PredictorSettings(ModelServerSettings, S3Settings):
     )
     null_delay_seconds: float = Field(default=0.0, ge=0, le=60, description="how long null: takes for a batch")
 
-    max_batch_size: int = Field(default=32, ge=1, le=4096, description="most images a batch")
-    max_delay_ms: float = Field(default=1.0, ge=0, le=1000, description="longest wait for others to join a batch")
+    batching: Literal["adaptive", "fixed"] = Field(
+        default="adaptive", description="adaptive: size and delay from measured times, below the maxima; fixed: these"
+    )
+    max_batch_size: int = Field(default=64, ge=1, le=4096, description="most images a batch")
+    max_delay_ms: float = Field(default=5.0, ge=0, le=1000, description="longest wait for others to join a batch")
+    latency_budget_ms: float = Field(
+        default=250.0, gt=0, le=60_000, description="what waiting and computing one batch may take (adaptive)"
+    )
+    warm_up_seconds: float = Field(
+        default=2.0, ge=0, le=600, description="longest measuring of batch sizes before ready (adaptive)"
+    )
     max_queued_images: int = Field(default=1024, ge=1, le=1_000_000, description="images waiting; above it 503")
     max_images_per_request: int = Field(default=256, ge=1, le=65536, description="images in one request; above it 400")
     top_k: int = Field(default=5, ge=1, le=100_000, description="labels an image where the request does not say")
+
+    @property
+    def batch_limits(self) -> BatchLimits:
+        return BatchLimits(
+            self.max_batch_size,
+            self.max_delay_ms / 1000,
+            self.max_queued_images,
+            self.batching == "adaptive",
+            self.latency_budget_ms / 1000,
+        )
 
     @model_validator(mode="after")
     def _consistent(self) -> PredictorSettings:

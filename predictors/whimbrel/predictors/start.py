@@ -10,17 +10,16 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
-import numpy as np
-
 from whimbrel.core import package_transfer, registry
-from whimbrel.core.errors import PackageRefused, Unavailable, WhimbrelError
+from whimbrel.core.errors import PackageRefused, Unavailable
 from whimbrel.core.package import Package
 from whimbrel.core.s3 import s3_client
-from whimbrel.predictors.batcher import Batcher, BatchLimits, batching
+from whimbrel.predictors.batcher import batching, device_threads
 from whimbrel.predictors.model import PredictorModel, Served
 from whimbrel.predictors.network import Network
 from whimbrel.predictors.null_network import NullNetwork
 from whimbrel.predictors.settings import PredictorSettings
+from whimbrel.predictors.warm_up import warm_up
 
 _NULL = "null:"
 _REGISTRY = "models:/"
@@ -47,14 +46,15 @@ async def serving(model: PredictorModel, settings: PredictorSettings) -> AsyncIt
     started = time.monotonic()
     version, network = await _waited_for(lambda: _load(settings), settings.start_timeout_seconds)
     loaded = time.monotonic()
-    limits = BatchLimits(settings.max_batch_size, settings.max_delay_ms / 1000, settings.max_queued_images)
-    async with batching(network, limits, model_name=settings.model_name) as batcher:
-        await _warm_up(network, batcher, settings)
-        model.serve(Served(version, network.description, batcher))
-        seconds = {"load_seconds": loaded - started, "warm_up_seconds": time.monotonic() - loaded}
-        described = {"version": version, "digest": network.description.digest}
-        logger.info("serving", extra={**described, **{name: round(value, 3) for name, value in seconds.items()}})
-        yield
+    with device_threads() as threads:
+        names = {"model_name": settings.model_name, "version": version}
+        async with batching(network, settings.batch_limits, threads, **names) as batcher:
+            await warm_up(batcher, network.description, settings)
+            model.serve(Served(version, network.description, batcher))
+            seconds = {"load_seconds": loaded - started, "warm_up_seconds": time.monotonic() - loaded}
+            described = {"version": version, "digest": network.description.digest}
+            logger.info("serving", extra={**described, **{name: round(value, 3) for name, value in seconds.items()}})
+            yield
 
 
 async def _waited_for(find: Callable[[], Found], seconds: float) -> Found:
@@ -100,17 +100,3 @@ def _torch_network(package: Package, settings: PredictorSettings) -> Network:
     if settings.torch_threads is not None:
         torch.set_num_threads(settings.torch_threads)
     return torch_network.load(package, torch_network.choose_device(settings.device))
-
-
-async def _warm_up(network: Network, batcher: Batcher, settings: PredictorSettings) -> None:
-    """Compute the smallest and the largest batch: what does not fit fails here, and nobody waits for it later."""
-    preset = network.description.preset
-    for size in sorted({1, settings.max_batch_size}):
-        try:
-            await batcher.infer(np.zeros((size, preset.height, preset.width, 3), np.uint8), settings.top_k)
-        except WhimbrelError:
-            raise
-        except Exception as error:
-            raise PackageRefused(
-                f"expected the model {network.description.digest} to compute a batch of {size}; {error}"
-            ) from error

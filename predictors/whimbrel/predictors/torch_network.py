@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
@@ -47,9 +49,22 @@ class TorchNetwork:
         # (3,) -> (1, 3, 1, 1); x/255 then (x - mean)/std, as the preset says
         self._mean = torch.tensor(manifest.preset.mean, device=device).view(1, 3, 1, 1)
         self._std = torch.tensor(manifest.preset.std, device=device).view(1, 3, 1, 1)
+        self._copies: Any = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
+
+    def stage(self, parts: Sequence[Images]) -> torch.Tensor:
+        """(N, H, W, 3) uint8 on the device; the copy goes over a stream of its own, beside what computes."""
+        shape = (sum(len(part) for part in parts), *parts[0].shape[1:])
+        batch = torch.empty(shape, dtype=torch.uint8, pin_memory=self._copies is not None)
+        np.concatenate(parts, out=batch.numpy())
+        if self._copies is None:
+            return batch
+        with torch.cuda.stream(self._copies):
+            on_device = batch.to(self._device, non_blocking=True)
+        self._copies.synchronize()
+        return on_device
 
     @torch.inference_mode()
-    def infer(self, images: Images, top_k: int) -> Outputs:
+    def infer(self, images: torch.Tensor | Images, top_k: int) -> Outputs:
         logits = self._module(self._normalised(images))
         classes = len(self.description.labels)
         if not isinstance(logits, torch.Tensor) or logits.shape != (len(images), classes):
@@ -58,8 +73,8 @@ class TorchNetwork:
         scores, indices = logits.float().softmax(dim=1).topk(min(top_k, classes), dim=1)
         return {INDICES: indices.cpu().numpy(), SCORES: scores.cpu().numpy()}
 
-    def _normalised(self, images: Images) -> torch.Tensor:
-        on_device = torch.from_numpy(images).to(self._device)
+    def _normalised(self, images: torch.Tensor | Images) -> torch.Tensor:
+        on_device = torch.as_tensor(images, device=self._device)
         pixels = on_device.permute(0, 3, 1, 2).float().contiguous()  # (N, H, W, 3) -> (N, 3, H, W)
         return pixels.div_(255).sub_(self._mean).div_(self._std).to(self._dtype)
 

@@ -1,0 +1,45 @@
+"""The first batches of a network: what does not compute fails here, and how long each size takes is learned."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+
+from whimbrel.core.errors import PackageRefused, WhimbrelError
+from whimbrel.predictors import batch_policy
+from whimbrel.predictors.batcher import Batcher
+from whimbrel.predictors.network import Description
+from whimbrel.predictors.settings import PredictorSettings
+
+
+async def warm_up(batcher: Batcher, description: Description, settings: PredictorSettings) -> None:
+    """One image first, its time not counted; then each doubling that pays, for `warm_up_seconds`.
+
+    With a fixed size, that size. Raises PackageRefused for a network that does not compute.
+    """
+    started, limits = time.monotonic(), settings.batch_limits
+    await _compute(batcher, description, 1, settings.top_k, count=False)
+    if not limits.adaptive:
+        await _compute(batcher, description, limits.max_batch_size, settings.top_k)
+        return
+    size = 1
+    while time.monotonic() - started < settings.warm_up_seconds:
+        await _compute(batcher, description, size, settings.top_k, count=size == 1)
+        if size > 1:  # the first batch of a size also plans and allocates
+            await _compute(batcher, description, size, settings.top_k)
+        if not batch_policy.grows(batcher.times, limits):
+            return
+        size = min(2 * size, limits.max_batch_size)
+
+
+async def _compute(batcher: Batcher, description: Description, size: int, top_k: int, *, count: bool = True) -> None:
+    preset = description.preset
+    try:
+        await batcher.measure(np.zeros((size, preset.height, preset.width, 3), np.uint8), top_k, count=count)
+    except WhimbrelError:
+        raise
+    except Exception as error:
+        raise PackageRefused(
+            f"expected the model {description.digest} to compute a batch of {size}; {error}"
+        ) from error

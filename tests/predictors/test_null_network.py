@@ -1,0 +1,44 @@
+"""The null predictor's URI: classes, and where given size and prefix, so that two versions can differ in all of them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from whimbrel.core.errors import SettingsError
+from whimbrel.core.settings import load
+from whimbrel.predictors.null_network import null_network
+from whimbrel.predictors.settings import PredictorSettings
+
+
+@pytest.mark.parametrize(
+    ("uri", "size", "labels"),
+    [
+        ("null:2", (8, 8), ("class-0", "class-1")),
+        ("null:2,16x24", (16, 24), ("class-0", "class-1")),
+        ("null:2,bird", (8, 8), ("bird-0", "bird-1")),
+        ("null:3,16x24,bird", (16, 24), ("bird-0", "bird-1", "bird-2")),
+    ],
+)
+def test_describes_its_preset_and_labels(uri: str, size: tuple[int, int], labels: tuple[str, ...]) -> None:
+    network = null_network(uri)
+    description = network.description
+    assert (description.preset.height, description.preset.width) == size
+    assert description.labels == labels
+    image = np.full((1, *size, 3), 4, np.uint8)
+    assert network.infer(image, 1)["indices"].tolist() == [[4 % len(labels)]]
+
+
+def test_what_differs_has_another_digest() -> None:
+    uris = ["null:2", "null:3", "null:2,16x16", "null:2,bird"]
+    assert len({null_network(uri).description.digest for uri in uris}) == len(uris)
+
+
+@pytest.mark.parametrize(
+    "uri", ["null:", "null:0", "null:2,16", "null:2,0x8", "null:2,bird,8x8", "null:2,Bird", "null:2,"]
+)
+def test_a_wrong_uri_ends_the_start(uri: str) -> None:
+    with pytest.raises(SettingsError, match="WHIMBREL_MODEL_URI"):
+        load(PredictorSettings, ["--model-name", "digits", "--model-uri", uri], program="predictors")
+    with pytest.raises(ValueError, match="expected null:CLASSES"):
+        null_network(uri)
