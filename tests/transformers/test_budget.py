@@ -19,7 +19,7 @@ pytestmark = pytest.mark.anyio
 
 
 def budget_of(total: int, seconds: float = 10.0) -> Budget:
-    return Budget(total, "pixels", max_wait_seconds=seconds)
+    return Budget(total, "bytes", max_wait_seconds=seconds)
 
 
 async def turns() -> None:
@@ -60,7 +60,7 @@ async def test_grants_in_the_order_of_asking() -> None:
 async def test_a_wait_is_bounded_and_leaves_nothing_behind() -> None:
     budget = budget_of(10, seconds=0.01)
     await budget.take(10)
-    with pytest.raises(Unavailable, match=r"expected 3 of 10 pixels to become free within 0\.01 s") as refused:
+    with pytest.raises(Unavailable, match=r"expected 3 of 10 bytes to become free within 0\.01 s") as refused:
         await budget.take(3)
     assert refused.value.headers() == {"retry-after": "2"}
     budget.give_back(10)
@@ -111,38 +111,52 @@ def png(width: int, height: int) -> bytes:
     return target.getvalue()
 
 
-async def test_decoding_gives_its_pixels_back_whatever_comes_of_it() -> None:
-    budget = budget_of(100_000)
+MEBI = 1024 * 1024
+EIGHT = Preset(height=8, width=8)
+
+
+async def test_decoding_gives_its_memory_back_whatever_comes_of_it() -> None:
+    budget = budget_of(3 * MEBI)
     decoder = Decoder(Limits(), budget, threads=2, max_seconds=30)
-    preset = Preset(height=8, width=8)
-    whole, broken = png(200, 200), png(200, 200)[:60]
+    whole = png(200, 200)
+    broken = bytearray(whole)
+    broken[-30] ^= 1  # in the pixels: found when they are decoded
     outcomes = await asyncio.gather(
-        *(decoder.decode(content, preset) for content in (whole, broken, whole, broken)), return_exceptions=True
+        *(decoder.decode(bytes(content), EIGHT) for content in (whole, broken, whole, broken)), return_exceptions=True
     )
     assert [getattr(outcome, "shape", type(outcome)) for outcome in outcomes] == [(8, 8, 3), UndecodableImage] * 2
     await turns()
-    assert budget.free == 100_000
+    assert budget.free == 3 * MEBI
     decoder.close()
 
 
-async def test_an_image_whose_pixels_do_not_become_free_is_told_to_come_back() -> None:
-    budget = budget_of(50_000, seconds=0.01)
+async def test_an_image_whose_memory_does_not_become_free_is_told_to_come_back() -> None:
+    budget = budget_of(2 * MEBI, seconds=0.01)
     decoder = Decoder(Limits(), budget, threads=1, max_seconds=30)
-    await budget.take(20_000)
-    with pytest.raises(Unavailable, match=r"expected 40064 of 50000 pixels"):
-        await decoder.decode(png(200, 200), Preset(height=8, width=8))
+    await budget.take(MEBI)
+    with pytest.raises(Unavailable, match=r"expected 12\d{5} of 2097152 bytes to become free"):
+        await decoder.decode(png(200, 200), EIGHT)
     decoder.close()
 
 
-async def test_a_decoding_that_takes_too_much_time_is_refused_and_keeps_its_pixels_until_it_ends(
+async def test_an_image_that_takes_more_memory_than_there_is_is_refused() -> None:
+    budget = budget_of(2 * MEBI)
+    decoder = Decoder(Limits(), budget, threads=1, max_seconds=30)
+    with pytest.raises(UndecodableImage, match=r"decodes in 2097152 bytes of memory, seen a png of 1000 x 1000 pixels"):
+        await decoder.decode(png(1000, 1000), EIGHT)
+    assert budget.free == 2 * MEBI
+    decoder.close()
+
+
+async def test_a_decoding_that_takes_too_much_time_is_refused_and_keeps_its_memory_until_it_ends(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The image is large, the limit tiny: the thread goes on after the refusal."""
-    budget = budget_of(50_000_000, seconds=30)
+    budget = budget_of(1024 * MEBI, seconds=30)
     decoder = Decoder(Limits(), budget, threads=1, max_seconds=0.005)
     monkeypatch.setattr(decoder_module, "_PATIENCE", 1000)
     with pytest.raises(UndecodableImage, match=r"decodes within 0.005 s"):
         await decoder.decode(png(6000, 6000), Preset(height=2000, width=2000, interpolation="bicubic"))
-    assert budget.free < 50_000_000
-    assert await budget.take(50_000_000) == 50_000_000  # all of it, once the thread has ended
+    assert budget.free < 1024 * MEBI
+    assert await budget.take(1024 * MEBI) == 1024 * MEBI  # all of it, once the thread has ended
     decoder.close()

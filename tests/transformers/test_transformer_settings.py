@@ -35,9 +35,11 @@ def test_reads_what_kserve_passes() -> None:
         (["--predictor-host", "http://x"], r"WHIMBREL_PREDICTOR_HOST \(--predictor-host\): .* seen 'http://x'"),
         (["--predictor-protocol", "v1"], r"WHIMBREL_PREDICTOR_PROTOCOL .* 'v2' or 'grpc-v2'.* seen 'v1'"),
         (["--workers", "2"], r"WHIMBREL_WORKERS .* less than or equal to 1, seen '2'"),
-        (["--image-formats", "jpeg,svg"], r"WHIMBREL_IMAGE_FORMATS .* one or more of jpeg, png, seen 'jpeg,svg'"),
+        (
+            ["--image-formats", "jpeg,svg"],
+            r"WHIMBREL_IMAGE_FORMATS .* one or more of jpeg, png, webp, gif, bmp, tiff, seen 'jpeg,svg'",
+        ),
         (["--image-background", "red"], "WHIMBREL_IMAGE_BACKGROUND"),
-        (["--pixel-budget", "1000"], "pixel_budget: expected at least image_max_pixels"),
         (["--byte-budget", "1000"], "byte_budget: expected at least image_max_bytes"),
     ],
 )

@@ -1,4 +1,4 @@
-"""An amount that all requests share, of pixels or of bytes: it bounds memory, whatever arrives."""
+"""An amount of bytes that all requests share: it bounds memory, whatever arrives."""
 
 from __future__ import annotations
 
@@ -24,6 +24,10 @@ class Budget:
         self._total, self._unit, self._max_wait_seconds = total, unit, max_wait_seconds
         self._free = total
         self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+
+    @property
+    def total(self) -> int:
+        return self._total
 
     @property
     def free(self) -> int:

@@ -1,42 +1,33 @@
 """Untrusted bytes to an RGB array by a preset: in two steps, so that memory can be granted between them.
 
-`open_image` reads the header alone and checks every limit against it; `prepare` decodes. Both block: they belong on a
-thread (`whimbrel.transformers.decoder`).
+`open_image` takes the file apart, checks every limit and says what decoding will hold in memory; `prepare` decodes.
+Both block: they belong on a thread (`whimbrel.transformers.decoder`).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from io import BytesIO
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from whimbrel.core.errors import PayloadTooLarge, UndecodableImage
+from whimbrel.core.errors import PayloadTooLarge, UndecodableImage, UnsupportedImage
 from whimbrel.core.package import Preset
-from whimbrel.transformers.formats import DECODABLE, PILLOW_NAMES, image_format
-from whimbrel.transformers.resize import resize, scaled_size
+from whimbrel.transformers.colours import to_rgb
+from whimbrel.transformers.containers.contents import Contents
+from whimbrel.transformers.containers.polyglot import second_format
+from whimbrel.transformers.formats import DECODABLE, FORMATS, image_format
+from whimbrel.transformers.resize import SIDES_SWAPPED, is_turned_first, resize, scaled_size
 
 # `open_image` refuses by our own limit, where Pillow's would warn first.
 Image.MAX_IMAGE_PIXELS = None
 
-MAX_JPEG_SCANS = 100  # a usual progressive file has 10; each one costs another walk over all pixels
-
-_START_OF_SCAN = b"\xff\xda"  # inside entropy-coded data 0xff is always followed by 0x00 or a restart marker
-_ORIENTATION = 0x0112
-# EXIF 2.32, tag 0x0112: what turns the stored picture upright.
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-_SIDES_SWAPPED = frozenset({5, 6, 7, 8})
+# What Pillow stores of one pixel, by mode; 4 for all others.
+_BYTES_A_PIXEL = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2}
+_RGB_BYTES = 4
+_LEAST_BYTES = 1024 * 1024  # tables, rows and strips of any decoding
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +42,13 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class OpenedImage:
-    """An image of which the header alone was read. `pixels` is how many its decoding holds in memory."""
+    """An image that was not decoded yet. `memory` is how many bytes its decoding holds at most."""
 
     image: Image.Image
     format: str
     orientation: int
-    pixels: int
+    inverted: bool
+    memory: int
 
 
 def decode(content: bytes, preset: Preset, limits: Limits) -> NDArray[np.uint8]:
@@ -65,47 +57,48 @@ def decode(content: bytes, preset: Preset, limits: Limits) -> NDArray[np.uint8]:
 
 
 def open_image(content: bytes, preset: Preset, limits: Limits) -> OpenedImage:
-    """Read the header; choose the smallest scale of a JPEG that `preset` allows.
+    """Take the file apart; choose the smallest scale of a JPEG that `preset` allows.
 
-    Raises PayloadTooLarge (413), UnsupportedImage (415: empty, or of no allowed format) or UndecodableImage (422).
+    Raises PayloadTooLarge (413), UnsupportedImage (415: empty, of no allowed format, or of another one besides) or
+    UndecodableImage (422).
     """
     if len(content) > limits.max_bytes:
         raise PayloadTooLarge(f"expected an image of at most {limits.max_bytes} bytes, seen {len(content)}")
     format_ = image_format(content, limits.formats)
     try:
-        image = Image.open(BytesIO(content), formats=[PILLOW_NAMES[format_]])
-        width, height = image.size
-        orientation = _orientation(image) if format_ == "jpeg" else 1
+        contents = FORMATS[format_].read(content)
+        other = second_format(content, contents.aside)
+    except Exception as error:
+        raise _undecodable(format_, error) from None
+    if other is not None:
+        raise UnsupportedImage(f"expected a {format_} image alone, seen one that is {other} too")
+    _check_size(contents, limits)
+    try:
+        image = Image.open(BytesIO(contents.content), formats=[FORMATS[format_].pillow_name])
+        if image.size != (contents.width, contents.height):
+            raise ValueError(f"{image.width} x {image.height} or {contents.width} x {contents.height} pixels")
+        if format_ == "jpeg":
+            image.draft(None, _least_size(contents, preset))
     except Exception as error:  # Pillow lets out what its parsers meet: struct.error, KeyError, SyntaxError and more
         raise _undecodable(format_, error) from None
-    if width * height > limits.max_pixels:
-        raise UndecodableImage(
-            f"expected an image of at most {limits.max_pixels} pixels, seen {width} x {height} = {width * height}"
-        )
-    if format_ == "jpeg":
-        _check_scans(content)
-        image.draft(None, _least_size(image.size, orientation, preset))
-    held = width * height if image.info.get("progressive") else image.width * image.height
-    return OpenedImage(image, format_, orientation, held + preset.width * preset.height)
+    memory = _memory(image, contents, preset)
+    return OpenedImage(image, format_, contents.orientation, contents.inverted, memory)
 
 
 def prepare(opened: OpenedImage, preset: Preset, limits: Limits) -> NDArray[np.uint8]:
-    """Decode, turn upright, lay over the background, resize: (height, width, 3) uint8 RGB.
+    """Decode, lay over the background, resize, turn upright: (height, width, 3) uint8 RGB.
 
     Raises UndecodableImage with the decoder's reason. `opened` cannot be used again.
     """
     with opened.image as image:
         try:
             image.load()
-            orientation = opened.orientation if opened.format == "jpeg" else _orientation(image)
-            rgb = _rgb(image, limits.background)
+            rgb = to_rgb(image, limits.background, inverted=opened.inverted)
         except MemoryError:
             raise
         except Exception as error:
             raise _undecodable(opened.format, error) from None
-    if orientation in _UPRIGHT:
-        rgb = rgb.transpose(_UPRIGHT[orientation])
-    return np.asarray(resize(rgb, preset), dtype=np.uint8)
+    return np.asarray(resize(rgb, preset, opened.orientation), dtype=np.uint8)
 
 
 def _undecodable(format_: str, error: Exception) -> UndecodableImage:
@@ -113,35 +106,31 @@ def _undecodable(format_: str, error: Exception) -> UndecodableImage:
     return UndecodableImage(f"expected a whole {format_} image, seen a broken one: {reason[:200]}")
 
 
-def _check_scans(content: bytes) -> None:
-    scans = content.count(_START_OF_SCAN)
-    if scans > MAX_JPEG_SCANS:
-        raise UndecodableImage(f"expected a JPEG of at most {MAX_JPEG_SCANS} scans, seen {scans}")
+def _check_size(contents: Contents, limits: Limits) -> None:
+    width, height = contents.width, contents.height
+    if not width or not height:
+        raise UndecodableImage(f"expected an image of at least one pixel, seen {width} x {height}")
+    if width * height > limits.max_pixels:
+        raise UndecodableImage(
+            f"expected an image of at most {limits.max_pixels} pixels, seen {width} x {height} = {width * height}"
+        )
 
 
-def _least_size(size: tuple[int, int], orientation: int, preset: Preset) -> tuple[int, int]:
+def _least_size(contents: Contents, preset: Preset) -> tuple[int, int]:
     """The smallest size that the picture may be decoded at, before it is turned upright."""
-    if orientation not in _SIDES_SWAPPED:
-        return scaled_size(size, preset)
-    width, height = scaled_size((size[1], size[0]), preset)
+    if contents.orientation not in SIDES_SWAPPED:
+        return scaled_size((contents.width, contents.height), preset)
+    width, height = scaled_size((contents.height, contents.width), preset)
     return height, width
 
 
-def _orientation(image: Image.Image) -> int:
-    """1 to 8; what is broken or unknown counts as upright: a bad tag is no reason to refuse the picture."""
-    try:
-        value: Any = image.getexif().get(_ORIENTATION, 1)
-    except Exception:
-        return 1
-    return value if isinstance(value, int) and 1 <= value <= 8 else 1
-
-
-def _rgb(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
-    if image.mode.startswith("I"):  # 16 bits of grey; Pillow's own conversion clips where it should scale
-        samples = np.asarray(image).astype(np.int64)
-        return Image.fromarray(np.clip(samples >> 8, 0, 255).astype(np.uint8)).convert("RGB")
-    if image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        opaque = Image.new("RGBA", image.size, (*background, 255))
-        return Image.alpha_composite(opaque, rgba).convert("RGB")
-    return image.convert("RGB")
+def _memory(image: Image.Image, contents: Contents, preset: Preset) -> int:
+    """The decoder's workspace, the picture, its copies in RGB and upright, and what resizing makes of it."""
+    pixels = image.width * image.height
+    copies = (image.mode != "RGB" or image.has_transparency_data) + is_turned_first(
+        image.size, preset, contents.orientation
+    )
+    across, down = scaled_size(image.size, preset)
+    resized = max(across, down) * max(image.size) + 2 * max(across * down, preset.width * preset.height)
+    picture = pixels * (_BYTES_A_PIXEL.get(image.mode, 4) + copies * _RGB_BYTES)
+    return _LEAST_BYTES + contents.workspace + picture + _RGB_BYTES * resized

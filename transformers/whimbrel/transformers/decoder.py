@@ -1,4 +1,4 @@
-"""Decoding off the event loop: on a few threads, admitted against the pixels that may be in memory at once."""
+"""Decoding off the event loop: on a few threads, admitted against the memory that it may hold at once."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _PATIENCE = 6
 
 
 class Decoder:
-    """Has the threads; `close` them. `budget` is in pixels."""
+    """Has the threads; `close` them. `budget` is in bytes."""
 
     def __init__(self, limits: Limits, budget: Budget, *, threads: int, max_seconds: float) -> None:
         self._limits, self._budget, self._max_seconds = limits, budget, max_seconds
@@ -33,10 +33,15 @@ class Decoder:
         """
         loop = asyncio.get_running_loop()
         opened = await loop.run_in_executor(self._threads, open_image, content, preset, self._limits)
-        taken = await self._budget.take(opened.pixels)
+        if opened.memory > self._budget.total:
+            raise UndecodableImage(
+                f"expected an image that decodes in {self._budget.total} bytes of memory, seen a {opened.format}"
+                f" of {opened.image.width} x {opened.image.height} pixels that takes {opened.memory}"
+            )
+        taken = await self._budget.take(opened.memory)
         clock = _ThreadClock()
         future = loop.run_in_executor(self._threads, self._prepare, opened, preset, clock)
-        # A thread cannot be stopped: its pixels are free when it ends, not when its request does.
+        # A thread cannot be stopped: its memory is free when it ends, not when its request does.
         future.add_done_callback(lambda done: self._ended(done, taken))
         return await self._watched(future, clock)
 

@@ -1,4 +1,4 @@
-"""The preset's resize rules: an RGB image of any size becomes exactly (height, width)."""
+"""The preset's resize rules: an RGB image of any size and orientation becomes exactly (height, width), upright."""
 
 from __future__ import annotations
 
@@ -11,24 +11,46 @@ _FILTERS = {
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
 }
+# EXIF 2.32, tag 0x0112: what turns the stored picture upright.
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+SIDES_SWAPPED = frozenset({5, 6, 7, 8})
 
 # The picture between scaling and cropping may hold this many pixels; a narrower strip is cut out before it is scaled.
 _MAX_SCALED_PIXELS = 4096 * 4096
 
 
-def resize(image: Image.Image, preset: Preset) -> Image.Image:
-    """By `preset`'s rule; filters are antialiased, as torchvision's are for PIL images."""
+def resize(image: Image.Image, preset: Preset, orientation: int = 1) -> Image.Image:
+    """By `preset`'s rule; filters are antialiased, as torchvision's are for PIL images.
+
+    The picture is turned once it is small: a large one would be held twice.
+    """
     target = (preset.width, preset.height)
     resample = _FILTERS[preset.interpolation]
+    if is_turned_first(image.size, preset, orientation):
+        image, orientation = image.transpose(_UPRIGHT[orientation]), 1
+    swapped = orientation in SIDES_SWAPPED
+    upright = (image.height, image.width) if swapped else image.size
+    scaled = scaled_size(upright, preset)
+    if preset.resize == "crop" and _is_narrow(scaled):
+        return _cut_out(image, target, scaled, resample)
+    small = image.resize((scaled[1], scaled[0]) if swapped else scaled, resample)
+    if orientation in _UPRIGHT:
+        small = small.transpose(_UPRIGHT[orientation])
     if preset.resize == "stretch":
-        return image.resize(target, resample)
-    if preset.resize == "pad":
-        return _pad(image, target, resample)
-    return _crop(image, target, scaled_size(image.size, preset), resample)
+        return small
+    return _pad(small, target) if preset.resize == "pad" else _crop(small, target)
 
 
 def scaled_size(size: tuple[int, int], preset: Preset) -> tuple[int, int]:
-    """(width, height) that an image of `size` is scaled to, before anything is cut off or added."""
+    """(width, height) that an upright image of `size` is scaled to, before anything is cut off or added."""
     width, height = size
     if preset.resize == "stretch":
         return preset.width, preset.height
@@ -45,12 +67,31 @@ def scaled_size(size: tuple[int, int], preset: Preset) -> tuple[int, int]:
     return preset.resize_size * width // height, preset.resize_size
 
 
-def _crop(
+def is_turned_first(size: tuple[int, int], preset: Preset, orientation: int) -> bool:
+    """Whether a stored picture of `size` is turned upright before it is scaled: one that would not become small."""
+    if orientation not in _UPRIGHT or preset.resize != "crop":
+        return False
+    return _is_narrow(scaled_size((size[1], size[0]) if orientation in SIDES_SWAPPED else size, preset))
+
+
+def _is_narrow(scaled: tuple[int, int]) -> bool:
+    return scaled[0] * scaled[1] > _MAX_SCALED_PIXELS
+
+
+def _offsets(scaled: tuple[int, int], target: tuple[int, int]) -> tuple[int, int]:
+    left, top = (round((scaled[side] - target[side]) / 2.0) for side in (0, 1))  # as torchvision's CenterCrop
+    return left, top
+
+
+def _crop(scaled: Image.Image, target: tuple[int, int]) -> Image.Image:
+    left, top = _offsets(scaled.size, target)
+    return scaled.crop((left, top, left + target[0], top + target[1]))
+
+
+def _cut_out(
     image: Image.Image, target: tuple[int, int], scaled: tuple[int, int], resample: Image.Resampling
 ) -> Image.Image:
-    left, top = (round((scaled[side] - target[side]) / 2.0) for side in (0, 1))  # as torchvision's CenterCrop
-    if scaled[0] * scaled[1] <= _MAX_SCALED_PIXELS:
-        return image.resize(scaled, resample).crop((left, top, left + target[0], top + target[1]))
+    left, top = _offsets(scaled, target)
     across, down = image.width / scaled[0], image.height / scaled[1]
     box = (
         left * across,
@@ -61,8 +102,7 @@ def _crop(
     return image.resize(target, resample, box=box)
 
 
-def _pad(image: Image.Image, target: tuple[int, int], resample: Image.Resampling) -> Image.Image:
-    scaled = image.resize(scaled_size(image.size, Preset(width=target[0], height=target[1], resize="pad")), resample)
+def _pad(scaled: Image.Image, target: tuple[int, int]) -> Image.Image:
     padded = Image.new("RGB", target)
     padded.paste(scaled, ((target[0] - scaled.width) // 2, (target[1] - scaled.height) // 2))
     return padded

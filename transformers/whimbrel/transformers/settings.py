@@ -54,8 +54,8 @@ class TransformerSettings(S3Settings, ModelServerSettings):
     decode_threads: int = Field(
         default=min(8, os.cpu_count() or 1), ge=1, le=256, description="images decoded at the same time"
     )
-    pixel_budget: int = Field(
-        default=100_000_000, ge=1, le=10**11, description="pixels in decoding at once, 4 to 12 bytes each"
+    decode_budget: int = Field(
+        default=1024 * MEBI, ge=16 * MEBI, le=2**40, description="bytes of memory that decoding may hold at once"
     )
     byte_budget: int = Field(
         default=256 * MEBI, ge=1, le=2**40, description="bytes of encoded images held by all requests"
@@ -106,10 +106,9 @@ class TransformerSettings(S3Settings, ModelServerSettings):
         return tuple(str(ip_network(each)) for each in value)
 
     @model_validator(mode="after")
-    def _budgets_hold_one_image(self) -> TransformerSettings:
-        for budget, limit in (("pixel_budget", "image_max_pixels"), ("byte_budget", "image_max_bytes")):
-            if getattr(self, budget) < getattr(self, limit):
-                raise ValueError(f"{budget}: expected at least {limit}, so that the largest image is admitted")
+    def _budget_holds_one_image(self) -> TransformerSettings:
+        if self.byte_budget < self.image_max_bytes:
+            raise ValueError("byte_budget: expected at least image_max_bytes, so that the largest image is admitted")
         return self
 
     @property
