@@ -50,6 +50,7 @@ class Before:
     endpoints: dict[str, str]
     pids: list[int]
     refusal: str
+    ready: bool
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +60,12 @@ async def before(settings: EngineSettings) -> Before:
         await asyncio.to_thread(store(first).put_object, Bucket="photos", Key="kept.png", Body=picture(2))
         with pytest.raises(InputRefused) as refused:
             await first.apply([{"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a"}}])
-        return Before(first.status()["endpoints"], list(read_processes(settings.state)), str(refused.value))
+        return Before(
+            first.status()["endpoints"],
+            list(read_processes(settings.state)),
+            str(refused.value),
+            first.status()["ready"],
+        )
 
 
 @pytest.fixture(scope="module")
@@ -108,6 +114,7 @@ async def label_of(engine: Engine, key: str) -> str:
 async def test_a_stopped_engine_leaves_no_process(before: Before) -> None:
     assert len(before.pids) == 3
     assert not [pid for pid in before.pids if start_time(pid)]
+    assert not before.ready, "nothing was applied"
 
 
 async def test_what_no_engine_runs_is_refused(before: Before) -> None:

@@ -49,6 +49,7 @@ class Engine:
         self._lifetime = contextlib.AsyncExitStack()
         self._supervised: list[Supervised] = []
         self._broker_url: str | None = None
+        self._applied = False
         self._closing = asyncio.Event()
         self.warnings: tuple[str, ...] = ()
 
@@ -95,6 +96,7 @@ class Engine:
         self._lifetime.push_async_callback(self._broker.stop)
         for workload in planned.sources:
             self._run(workload)
+        self._applied = True
         self._changed()
 
     async def wait_ready(self, seconds: float, progress: Progress | None = None) -> None:
@@ -125,7 +127,7 @@ class Engine:
     def status(self) -> dict[str, Any]:
         return {
             "state": str(self._state),
-            "ready": self._ready,
+            "ready": self._applied and self._ready,
             "endpoints": self._endpoints(),
             "environment": embedded.settings_environment(self._s3_port, self._mlflow_port),
             "components": self._components(),
