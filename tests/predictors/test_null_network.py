@@ -1,4 +1,4 @@
-"""The null predictor's URI: classes, and where given size and prefix, so that two versions can differ in all of them."""
+"""The null predictor's URI: classes, and where given size and prefix, so that versions can differ in all of them."""
 
 from __future__ import annotations
 

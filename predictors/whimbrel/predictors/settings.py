@@ -12,6 +12,7 @@ from whimbrel.core.model_server import ModelServerSettings
 from whimbrel.core.package import Digest
 from whimbrel.core.settings import HttpUrl, Port, S3Settings, Seconds
 from whimbrel.predictors.batch_policy import BatchLimits
+from whimbrel.predictors.null_network import URI as NULL_URI
 
 
 class PredictorSettings(ModelServerSettings, S3Settings):
@@ -19,8 +20,9 @@ class PredictorSettings(ModelServerSettings, S3Settings):
 
     model_name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$", description="name in the paths of the API")
     model_uri: str = Field(
-        pattern=r"^(s3://[^/]+/.+|file:///.+|models:/[^/]+(@|/)[^/@]+|null:[1-9][0-9]{0,4})$",
-        description="s3://BUCKET/PREFIX, file:///FOLDER, models:/NAME@ALIAS, models:/NAME/VERSION, or null:CLASSES",
+        pattern=rf"^(s3://[^/]+/.+|file:///.+|models:/[^/]+(@|/)[^/@]+|{NULL_URI})$",
+        description="s3://BUCKET/PREFIX, file:///FOLDER, models:/NAME@ALIAS, models:/NAME/VERSION, or null:CLASSES"
+        "[,HEIGHTxWIDTH][,PREFIX]",
     )
     model_digest: Digest | None = Field(default=None, description="the package to expect; required for s3 and file")
     model_version: str | None = Field(

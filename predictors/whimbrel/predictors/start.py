@@ -17,7 +17,7 @@ from whimbrel.core.s3 import s3_client
 from whimbrel.predictors.batcher import batching, device_threads
 from whimbrel.predictors.model import PredictorModel, Served
 from whimbrel.predictors.network import Network
-from whimbrel.predictors.null_network import NullNetwork
+from whimbrel.predictors.null_network import null_network
 from whimbrel.predictors.settings import PredictorSettings
 from whimbrel.predictors.warm_up import warm_up
 
@@ -73,8 +73,8 @@ async def _waited_for(find: Callable[[], Found], seconds: float) -> Found:
 
 def _load(settings: PredictorSettings) -> tuple[str, Network]:
     if settings.model_uri.startswith(_NULL):
-        classes = int(settings.model_uri.removeprefix(_NULL))
-        return settings.model_version or "null", NullNetwork(classes, delay_seconds=settings.null_delay_seconds)
+        network = null_network(settings.model_uri, delay_seconds=settings.null_delay_seconds)
+        return settings.model_version or "null", network
     location = _locate(settings)
     package = package_transfer.fetch(location.uri, location.digest, settings.model_cache, s3_client(settings))
     return location.version, _torch_network(package, settings)
