@@ -16,7 +16,7 @@ from whimbrel.core.results import Prediction, ResultModel
 from whimbrel.core.tensors import PRESET_DIGEST, TOP_K
 from whimbrel.transformers.answers import Answer, Inference, answer_of, error_of
 from whimbrel.transformers.grpc_inference import GrpcInference
-from whimbrel.transformers.predictor import MAX_TRIES, Predictor
+from whimbrel.transformers.predictor import MAX_TRIES, PATIENCE, Predictor
 from whimbrel.transformers.rest_inference import RestInference
 
 pytestmark = pytest.mark.anyio
@@ -104,8 +104,23 @@ async def test_a_split_that_flips_costs_tries_but_no_second_preparation() -> Non
     assert preparing.presets == [SMALL, LARGE]
 
 
+async def test_the_version_that_was_met_first_answers_however_seldom_it_is_met() -> None:
+    versions, preparing = Versions(SMALL, LARGE, *[SMALL] * (PATIENCE - 2), LARGE, SMALL), Preparing()
+    answer = await Predictor(versions, top_k=3).classify(preparing, "1")
+    assert answer.model.version == LARGE.digest
+    assert preparing.presets == [SMALL, LARGE]
+
+
+async def test_a_version_that_went_after_it_was_met_is_given_up() -> None:
+    versions, preparing = Versions(SMALL, LARGE, SMALL), Preparing()
+    answer = await Predictor(versions, top_k=3).classify(preparing, "1")
+    assert answer.model.version == SMALL.digest
+    assert preparing.presets == [SMALL, LARGE, SMALL]
+    assert len(versions.asked) == 1 + 1 + PATIENCE + 1
+
+
 async def test_presets_that_never_settle_are_tried_again_later() -> None:
-    versions = Versions(*[SMALL, LARGE] * MAX_TRIES)
+    versions = Versions(*(Preset(height=1, width=width) for width in range(1, 2 + MAX_TRIES)))
     with pytest.raises(PresetMismatch):
         await Predictor(versions, top_k=3).classify(Preparing(), "1")
     assert len(versions.asked) == 1 + MAX_TRIES

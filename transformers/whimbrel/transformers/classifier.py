@@ -9,6 +9,7 @@ from contextlib import contextmanager
 import numpy as np
 from numpy.typing import NDArray
 
+from whimbrel.core import tracing
 from whimbrel.core.errors import WhimbrelError
 from whimbrel.core.metrics import TRANSFORMER_IMAGES
 from whimbrel.core.package import Preset
@@ -28,7 +29,7 @@ class Classifier:
         """Raises what `Decoder.decode` and `Predictor.classify` raise."""
 
         async def prepare(preset: Preset) -> NDArray[np.uint8]:
-            with timing.stage(DECODE):
+            with timing.stage(DECODE), tracing.span("transformer.decode"):
                 return await self._decoder.decode(content, preset)
 
         with timing.stage(PREDICT):

@@ -1,4 +1,4 @@
-"""`POST /events`: an object event in, the reply event with the result out, by Knative's rules.
+"""`POST /events`, and KServe's V1 path: an object event in, the reply event with the result out, by Knative's rules.
 
     one ObjectCreated event     200 and the reply event in binary mode: a prediction, or that the object is gone
     any other object event      204, nothing to do
@@ -13,15 +13,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Match, Route
+from starlette.types import Scope
 
-from whimbrel.core import cloudevent
+from whimbrel.core import cloudevent, tracing
 from whimbrel.core.cloudevent import Event, json_event
-from whimbrel.core.errors import PayloadTooLarge, WhimbrelError, is_retried
+from whimbrel.core.errors import NotFound, PayloadTooLarge, WhimbrelError, is_retried
 from whimbrel.core.logs import log_fields
 from whimbrel.core.metrics import TRANSFORMER_IMAGES
 from whimbrel.core.records import ObjectEvent, object_event
@@ -35,7 +39,18 @@ from whimbrel.transformers.timing import FETCH, Timing
 logger = logging.getLogger(__name__)
 
 MAX_BODY_BYTES = 1024 * 1024  # Knative's own limit on an event
-_CARRIED_ON = ("traceparent", "tracestate")  # the CloudEvents extension for distributed tracing
+
+
+class CloudEventRoute(Route):
+    """Takes only requests that carry CloudEvents: the others of that path are the next route's, which the SDK reads.
+
+    The SDK would lose their attributes, or hand over the envelope in place of the data.
+    """
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        if scope["type"] == "http" and not cloudevent.is_cloudevent(Headers(scope=scope)):
+            return Match.NONE, {}
+        return super().matches(scope)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,25 +70,35 @@ class ObjectEvents:
         headers = dict(request.headers)
         events = cloudevent.parse(headers, body)
         is_batch = headers.get("content-type", "").lower().startswith(cloudevent.BATCHED)
-        replies = await self._replies(events, headers.get(REQUEST_ID_HEADER))
+        replies = await self._replies(events, headers)
         return _response(replies, is_batch=is_batch)
 
-    async def _replies(self, events: list[Event], request_id: str | None) -> list[Event]:
-        outcomes = await asyncio.gather(
-            *(self.reply(event, request_id or event.id) for event in events), return_exceptions=True
-        )
+    async def model_endpoint(self, request: Request) -> Response:
+        """The same at KServe's own path, for a Trigger that points there."""
+        model_name = request.path_params["model_name"]
+        if model_name != self.model_name:
+            raise NotFound(f"expected the model {self.model_name!r}, seen {model_name!r}")
+        return await self.endpoint(request)
+
+    async def _replies(self, events: list[Event], headers: Mapping[str, str]) -> list[Event]:
+        outcomes = await asyncio.gather(*(self.reply(event, headers) for event in events), return_exceptions=True)
         failures = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
         if failures:
             raise min(failures, key=_rank)
         return [outcome for outcome in outcomes if isinstance(outcome, Event)]
 
-    async def reply(self, event: Event, request_id: str) -> Event | None:
+    async def reply(self, event: Event, headers: Mapping[str, str]) -> Event | None:
         """The reply to one event; None where there is nothing to say. Raises WhimbrelError."""
+        request_id = headers.get(REQUEST_ID_HEADER) or event.id
         happened = object_event(event)
         if not happened.creates:
             logger.debug("nothing to do", extra={"type": event.type, "event_id": event.id})
             return None
-        with log_fields(event_id=event.id, object=happened.object.uri):
+        came_from = tracing.carrier(headers, event.extensions)
+        with (
+            tracing.span("transformer.event", came_from, event_id=event.id, object=happened.object.uri),
+            log_fields(event_id=event.id, object=happened.object.uri),
+        ):
             try:
                 return await self._prediction(event, happened, request_id)
             except ObjectGone as gone:
@@ -89,7 +114,7 @@ class ObjectEvents:
         size = self.max_image_bytes if ref.size is None else ref.size
         with counted():
             async with self.held_bytes.held(max(LEAST_BYTES, min(size, self.max_image_bytes))):
-                with timing.stage(FETCH):
+                with timing.stage(FETCH), tracing.span("transformer.fetch"):
                     fetched = await self.reader.fetch(ref)
                 answer = await self.classifier.classify(fetched.content, timing, request_id)
         timing_ms = timing.finish()
@@ -117,7 +142,7 @@ class ObjectEvents:
             subject=key,
             time=datetime.now(UTC),
             data=record.model_dump(mode="json", by_alias=True, exclude_none=True),
-            extensions={name: event.extensions[name] for name in _CARRIED_ON if name in event.extensions},
+            extensions={name: event.extensions[name] for name in tracing.CONTEXT_NAMES if name in event.extensions},
         )
 
 

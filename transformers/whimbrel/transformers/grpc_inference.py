@@ -10,6 +10,7 @@ import grpc
 import numpy as np
 from numpy.typing import NDArray
 
+from whimbrel.core import tracing
 from whimbrel.core.errors import Unavailable
 from whimbrel.core.kserve_sdk import (
     GRPCInferenceServiceStub,
@@ -44,9 +45,10 @@ class GrpcInference:
         request = InferRequest(
             model_name=self._model_name, infer_inputs=[image], request_id=request_id, parameters=dict(parameters)
         )
+        metadata = ((REQUEST_ID_HEADER, request_id), *tracing.current().items())
         try:
             message = await GRPCInferenceServiceStub(self._channel).ModelInfer(
-                request.to_grpc(), timeout=self._timeout_seconds, metadata=((REQUEST_ID_HEADER, request_id),)
+                request.to_grpc(), timeout=self._timeout_seconds, metadata=metadata
             )
         except grpc.aio.AioRpcError as error:
             raise self._error(error) from None

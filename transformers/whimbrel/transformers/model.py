@@ -1,55 +1,103 @@
-"""The transformer as a KServe model: V1 `predict` of raw or base64 images, answered by labels."""
+"""The transformer as a KServe model: images in by V1 or V2, labels out by the same."""
 
 from __future__ import annotations
 
 import asyncio
 import uuid
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from whimbrel.core.errors import InputRefused
-from whimbrel.core.kserve_sdk import Model
+from whimbrel.core import tracing
+from whimbrel.core.errors import InputRefused, WhimbrelError
+from whimbrel.core.kserve_sdk import InferRequest, InferResponse, Model
 from whimbrel.core.tensors import REQUEST_ID_HEADER
+from whimbrel.transformers import replies
 from whimbrel.transformers.answers import Answer
-from whimbrel.transformers.budget import LEAST_BYTES, Budget
 from whimbrel.transformers.classifier import Classifier, counted, log_answer
-from whimbrel.transformers.inputs import images_of_v1
+from whimbrel.transformers.inputs import AskedImage, images_of_v1, images_of_v2
+from whimbrel.transformers.replies import ReplyCodec
+from whimbrel.transformers.sources import Images
 from whimbrel.transformers.timing import Timing
+
+# Of one request, so that it leaves the others their part of the budgets.
+_IMAGES_AT_ONCE = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A request, read. `v2` is None for a V1 request."""
+
+    request_id: str
+    images: list[AskedImage]
+    v2: InferRequest | None
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    asked: Asked
+    answers: Sequence[Answer]
 
 
 class TransformerModel(Model):  # type: ignore[misc]
-    """Ready as soon as its server is: it does not wait for the predictor, which may be scaled to zero."""
+    """Ready as soon as its server is: it does not wait for the predictor, which may be scaled to zero.
 
-    def __init__(self, name: str, classifier: Classifier, held_bytes: Budget) -> None:
-        super().__init__(name)
-        self._classifier, self._held_bytes = classifier, held_bytes
+    A request of several images is answered as a whole: the first image that fails fails it, and is named.
+    """
+
+    def __init__(self, name: str, images: Images, classifier: Classifier, codec: ReplyCodec) -> None:
+        super().__init__(name, return_response_headers=True)
+        self._images, self._classifier, self._codec = images, classifier, codec
         self.ready = True
 
-    async def preprocess(self, payload: Any, headers: Mapping[str, str] | None = None) -> list[bytes]:
-        if not isinstance(payload, dict | bytes):
-            raise InputRefused("expected a V1 request: POST /v1/models/NAME:predict")
-        return images_of_v1(payload, headers or {})
+    async def preprocess(self, payload: Any, headers: Mapping[str, str] | None = None) -> Asked:
+        given = headers or {}
+        request_id = given.get(REQUEST_ID_HEADER) or uuid.uuid4().hex
+        if isinstance(payload, InferRequest):
+            return Asked(request_id, await asyncio.to_thread(images_of_v2, payload), payload)
+        images = await asyncio.to_thread(images_of_v1, payload, given)
+        most = self._codec.max_images
+        if most is not None and len(images) > most:
+            raise InputRefused(f"expected at most {most} images a request for this reply format, seen {len(images)}")
+        return Asked(request_id, images, None)
 
-    async def predict(self, payload: list[bytes], headers: Mapping[str, str] | None = None) -> Sequence[Answer]:
-        request_id = (headers or {}).get(REQUEST_ID_HEADER) or uuid.uuid4().hex
-        try:
-            async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(self._classify(image, request_id)) for image in payload]
-        except ExceptionGroup as failures:
-            raise failures.exceptions[0] from None
-        return [task.result() for task in tasks]
+    async def predict(
+        self, payload: Asked, headers: Mapping[str, str] | None = None, response_headers: dict[str, str] | None = None
+    ) -> Answered:
+        slots = asyncio.Semaphore(_IMAGES_AT_ONCE)
 
-    async def postprocess(self, result: Sequence[Answer], headers: Mapping[str, str] | None = None) -> dict[str, Any]:
-        return {
-            "predictions": [
-                [prediction.model_dump(exclude_none=True) for prediction in answer.predictions] for answer in result
-            ]
-        }
+        async def classified(image: AskedImage) -> Answer:
+            async with slots:
+                return await self._classify(image, payload.request_id)
 
-    async def _classify(self, image: bytes, request_id: str) -> Answer:
+        with tracing.span("transformer.predict_request", tracing.carrier(headers or {})):
+            try:
+                async with asyncio.TaskGroup() as group:
+                    tasks = [group.create_task(classified(image)) for image in payload.images]
+            except ExceptionGroup as failures:
+                raise failures.exceptions[0] from None
+        return Answered(payload, [task.result() for task in tasks])
+
+    async def postprocess(
+        self,
+        result: Answered,
+        headers: Mapping[str, str] | None = None,
+        response_headers: dict[str, str] | None = None,
+    ) -> dict[str, Any] | InferResponse:
+        asked, answers = result.asked, result.answers
+        if asked.v2 is not None:
+            return replies.v2(asked.v2, answers, self.name)
+        if response_headers is not None:
+            response_headers.update(replies.model_headers(answers))
+        return self._codec.render(answers, asked.request_id)
+
+    async def _classify(self, image: AskedImage, request_id: str) -> Answer:
         timing = Timing()
-        with counted():
-            async with self._held_bytes.held(max(LEAST_BYTES, len(image))):
-                answer = await self._classifier.classify(image, timing, request_id)
+        try:
+            with counted():
+                async with self._images.opened(image.source, timing) as content:
+                    answer = await self._classifier.classify(content, timing, request_id)
+        except WhimbrelError as error:
+            raise image.located(error) from None
         log_answer(answer, timing.finish())
         return answer

@@ -14,19 +14,22 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
+from whimbrel.core import tracing
 from whimbrel.core.errors import PresetMismatch, Unavailable
 from whimbrel.core.package import Preset
 from whimbrel.core.tensors import PRESET_DIGEST, TOP_K
 from whimbrel.transformers.answers import Answer, Inference
 
-# A split between two versions with two presets may contradict a request on each try.
-MAX_TRIES = 5
+# The version that an image met first is asked until the split sends the image there again, so that a canary answers
+# its share; only when it seems to be gone is the image prepared for whoever refuses it.
+PATIENCE = 32
+MAX_TRIES = 3 * PATIENCE
 
 Prepare = Callable[[Preset], Awaitable[NDArray[np.uint8]]]
 
 
 class Predictor:
-    """Knows the preset that was last asked for. Belongs to one event loop."""
+    """Knows the preset of the version that answered last. Belongs to one event loop."""
 
     def __init__(self, inference: Inference, *, top_k: int) -> None:
         self._inference, self._top_k = inference, top_k
@@ -34,19 +37,22 @@ class Predictor:
         self._discovery: asyncio.Task[Preset] | None = None
 
     async def classify(self, prepare: Prepare, request_id: str) -> Answer:
-        """The answer for one image; `prepare` makes its (H, W, 3) tensor by a preset, once for each preset.
+        """The answer for one image; `prepare` makes its (H, W, 3) tensor by a preset, again for another preset.
 
         Raises what `prepare` and the predictor raise; PresetMismatch (409) when the presets keep changing.
         """
         preset = self._preset or await self._discovered(request_id)
-        prepared: dict[Preset, NDArray[np.uint8]] = {}
-        for _ in range(MAX_TRIES):
-            if preset not in prepared:
-                prepared[preset] = await prepare(preset)
+        image = await prepare(preset)
+        for tries in range(MAX_TRIES):
             try:
-                return await self._infer(prepared[preset], preset.digest, request_id)
+                answer = await self._infer(image, preset.digest, request_id)
             except PresetMismatch as mismatch:
-                refused, preset = mismatch, self._adopt(mismatch)
+                refused, asked_for = mismatch, _preset_of(mismatch)
+                if tries % PATIENCE == 0 and asked_for != preset:
+                    preset, image = asked_for, await prepare(asked_for)
+            else:
+                self._preset = preset
+                return answer
         raise refused
 
     async def close(self) -> None:
@@ -55,19 +61,10 @@ class Predictor:
         await self._inference.close()
 
     async def _infer(self, image: NDArray[np.uint8], preset_digest: str, request_id: str) -> Answer:
-        return await self._inference.infer(
-            image[np.newaxis], {PRESET_DIGEST: preset_digest, TOP_K: self._top_k}, request_id
-        )
-
-    def _adopt(self, mismatch: PresetMismatch) -> Preset:
-        try:
-            self._preset = Preset.model_validate(mismatch.preset)
-        except ValidationError as error:
-            fault = error.errors()[0]
-            raise Unavailable(
-                f"expected a preset from the predictor; {'.'.join(map(str, fault['loc']))}: {fault['msg']}"
-            ) from None
-        return self._preset
+        with tracing.span("transformer.predict"):
+            return await self._inference.infer(
+                image[np.newaxis], {PRESET_DIGEST: preset_digest, TOP_K: self._top_k}, request_id
+            )
 
     async def _discovered(self, request_id: str) -> Preset:
         """The first requests share one question, and its failure."""
@@ -80,10 +77,21 @@ class Predictor:
         try:
             await self._infer(np.zeros((1, 1, 3), np.uint8), "unknown", request_id)
         except PresetMismatch as mismatch:
-            return self._adopt(mismatch)
+            self._preset = _preset_of(mismatch)
+            return self._preset
         raise Unavailable("expected the predictor to name its preset, seen an answer to an unprepared image")
 
     def _discovery_ended(self, task: asyncio.Task[Preset]) -> None:
         self._discovery = None
         if not task.cancelled():
             task.exception()  # read, for the case that every request that waited has gone
+
+
+def _preset_of(mismatch: PresetMismatch) -> Preset:
+    try:
+        return Preset.model_validate(mismatch.preset)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        raise Unavailable(
+            f"expected a preset from the predictor; {'.'.join(map(str, fault['loc']))}: {fault['msg']}"
+        ) from None

@@ -10,6 +10,7 @@ import httpx
 import numpy as np
 from numpy.typing import NDArray
 
+from whimbrel.core import tracing
 from whimbrel.core.errors import Unavailable
 from whimbrel.core.tensors import IMAGES, REQUEST_ID_HEADER
 from whimbrel.transformers.answers import Answer, answer_of, error_of
@@ -39,6 +40,7 @@ class RestInference:
             "content-type": "application/octet-stream",
             JSON_LENGTH_HEADER: str(len(head)),
             REQUEST_ID_HEADER: request_id,
+            **tracing.current(),
         }
         response = await self._post(head + content, headers)
         if response.status_code != 200:

@@ -14,12 +14,15 @@ from whimbrel.transformers.budget import Budget
 from whimbrel.transformers.classifier import Classifier
 from whimbrel.transformers.decode import Limits
 from whimbrel.transformers.decoder import Decoder
-from whimbrel.transformers.events import ObjectEvents
+from whimbrel.transformers.events import CloudEventRoute, ObjectEvents
 from whimbrel.transformers.fetch import ObjectReader
 from whimbrel.transformers.model import TransformerModel
 from whimbrel.transformers.predictor import Predictor
+from whimbrel.transformers.replies import CODECS
 from whimbrel.transformers.rest_inference import RestInference
 from whimbrel.transformers.settings import TransformerSettings
+from whimbrel.transformers.sources import Images
+from whimbrel.transformers.urls import UrlFetcher
 
 
 def run(settings: TransformerSettings) -> None:
@@ -31,6 +34,8 @@ def run(settings: TransformerSettings) -> None:
         Predictor(inference(settings), top_k=settings.top_k),
     )
     classifier = Classifier(decoder, predictor)
+    urls = _urls(settings)
+    images = Images(reader, urls.fetch, settings.reference_buckets, held_bytes, settings.image_max_bytes)
     events = ObjectEvents(settings.model_name, reader, classifier, held_bytes, settings.image_max_bytes)
 
     @asynccontextmanager
@@ -41,11 +46,15 @@ def run(settings: TransformerSettings) -> None:
             await predictor.close()
             decoder.close()
             reader.close()
+            await urls.close()
 
     model_server.run(
-        TransformerModel(settings.model_name, classifier, held_bytes),
+        TransformerModel(settings.model_name, images, classifier, CODECS[settings.reply_format]),
         settings,
-        routes=[Route("/events", events.endpoint, methods=["POST"])],
+        routes=[
+            Route("/events", events.endpoint, methods=["POST"]),
+            CloudEventRoute("/v1/models/{model_name}:predict", events.model_endpoint, methods=["POST"]),
+        ],
         lifespan=lifespan,
     )
 
@@ -71,7 +80,7 @@ def inference(settings: TransformerSettings) -> Inference:
 
 def _decoder(settings: TransformerSettings) -> Decoder:
     limits = Limits(settings.image_formats, settings.image_max_bytes, settings.image_max_pixels, settings.background)
-    budget = Budget(settings.pixel_budget, "pixels in decoding", max_wait_seconds=settings.wait_seconds)
+    budget = Budget(settings.decode_budget, "bytes of memory for decoding", max_wait_seconds=settings.wait_seconds)
     return Decoder(limits, budget, threads=settings.decode_threads, max_seconds=settings.decode_seconds)
 
 
@@ -81,4 +90,15 @@ def _reader(settings: TransformerSettings) -> ObjectReader:
         threads=settings.fetch_threads,
         max_bytes=settings.image_max_bytes,
         max_seconds=settings.fetch_seconds,
+    )
+
+
+def _urls(settings: TransformerSettings) -> UrlFetcher:
+    return UrlFetcher(
+        settings.url_rule,
+        max_bytes=settings.image_max_bytes,
+        max_seconds=settings.url_seconds,
+        max_redirects=settings.url_max_redirects,
+        connections=settings.url_connections,
+        ca_bundle=settings.url_ca_bundle,
     )
