@@ -17,20 +17,16 @@ Network = IPv4Network | IPv6Network
 MAX_URL_CHARACTERS = 2048
 DEFAULT_PORTS = {"http": 80, "https": 443}
 
-# Not public although they may look so: addresses that carry another one inside, and a cloud's metadata service.
-_CARRIERS = tuple(
+_GLOBAL_UNICAST = ip_network("2000::/3")  # all other IPv6 is inside, or carries an IPv4 address (mapped, NAT64)
+# Not public although Python, or some version of it, takes them for it.
+_INSIDE = tuple(
     ip_network(network)
     for network in (
-        "::/96",  # IPv4-compatible
-        "::ffff:0:0/96",  # IPv4-mapped
-        "::ffff:0:0:0/96",  # IPv4-translated
-        "64:ff9b::/96",  # NAT64
-        "64:ff9b:1::/48",  # NAT64 for local use
-        "2001::/32",  # Teredo
-        "2002::/16",  # 6to4
+        "168.63.129.16/32",  # Azure's metadata and DNS, which every machine there reaches
+        "192.0.0.0/24",  # protocol assignments; a metadata service of Oracle's among them
         "192.88.99.0/24",  # 6to4 relays
-        "fec0::/10",  # site-local
-        "168.63.129.16/32",  # Azure's metadata and DNS, reached from inside every machine there
+        "2001::/23",  # protocol assignments; Teredo, which carries an IPv4 address, among them
+        "2002::/16",  # 6to4, which carries one too
     )
 )
 _HOST_RULE = re.compile(r"(\*\.)?[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?)*")
@@ -82,14 +78,11 @@ class UrlRule:
 
 def is_public(address: Address) -> bool:
     """Whether anyone on the internet may be told to connect there."""
-    inside = (
-        not address.is_global
-        or address.is_multicast
-        or address.is_reserved
-        or address.is_unspecified
-        or address.is_link_local
-    )
-    return not inside and not any(address in network for network in _CARRIERS)
+    if not address.is_global or address.is_multicast or address.is_reserved:
+        return False
+    if address.version == 6 and address not in _GLOBAL_UNICAST:
+        return False
+    return not any(address in network for network in _INSIDE)
 
 
 def parse_address(text: str) -> Address:
