@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterable
 from enum import StrEnum
 from typing import Any
@@ -12,8 +13,15 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-out = Console(highlight=False)
+_PIPED_WIDTH = 240  # no line is folded that a program reads
+
+out = Console(highlight=False, width=None if sys.stdout.isatty() else _PIPED_WIDTH)
 progress_out = Console(stderr=True, highlight=False)
+
+
+def say(text: str) -> None:
+    """One line, as it is: never folded, no markup."""
+    out.print(text, markup=False, soft_wrap=True)
 
 
 class Output(StrEnum):

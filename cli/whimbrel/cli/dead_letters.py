@@ -10,7 +10,7 @@ import httpx
 import typer
 
 from whimbrel.cli.connection import connect
-from whimbrel.cli.console import Output, add_rows, out, print_json, table
+from whimbrel.cli.console import Output, add_rows, out, print_json, say, table
 from whimbrel.cli.options import DEAD_LETTERS, DEFAULT_STATE, DeadLettersBucket, OutputFormat, State
 from whimbrel.core.errors import InputRefused
 from whimbrel.eventing.dead_letters import Replayed, Stored, get, iterate, replay
@@ -70,7 +70,7 @@ def replay_command(
         for stored in _chosen(client, dead_letters_bucket, keys):
             outcome = replay(client, dead_letters_bucket, stored, connection.broker(), http)
             failed += outcome is Replayed.FAILED_AGAIN
-            out.print(f"{stored.key}  {outcome.value}", markup=False)
+            say(f"{stored.key}  {outcome.value}")
     if failed:
         raise typer.Exit(1)
 

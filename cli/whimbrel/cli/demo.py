@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressC
 from whimbrel.cli import one_machine
 from whimbrel.cli.accounting import Account, Upload, account
 from whimbrel.cli.broken_pictures import broken_pictures
-from whimbrel.cli.console import add_rows, out, progress_out, table
+from whimbrel.cli.console import add_rows, out, progress_out, say, table
 from whimbrel.cli.options import DEAD_LETTERS, PHOTOS, RESULTS
 from whimbrel.cli.outcomes import count_outcomes, read_outcomes
 from whimbrel.cli.put import put_object
@@ -135,7 +135,7 @@ def _show(figures: Account, seconds: float) -> None:
     out.print(add_rows(table("REFUSED", "WHY"), ((each.key, each.reason) for each in figures.refused)))
     for what, keys in (("missing", figures.missing), ("twice", figures.twice), ("unexpected", figures.unexpected)):
         for key in keys:
-            out.print(f"{what}: {key}", markup=False)
+            say(f"{what}: {key}")
 
 
 def _empty(state: Path) -> None:

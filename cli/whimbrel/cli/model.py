@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from whimbrel.cli.connection import connect
-from whimbrel.cli.console import Output, add_rows, out, print_json, table
+from whimbrel.cli.console import Output, add_rows, out, print_json, say, table
 from whimbrel.cli.options import DEFAULT_STATE, OutputFormat, State
 from whimbrel.core import pt2
 from whimbrel.core.errors import InputRefused, NotFound
@@ -54,7 +54,7 @@ def train(
             version = _register(trained.package, recipe, state, origin, alias)
             parent = version.version
             accuracy = trained.metrics["held_out_accuracy"]
-            out.print(f"{_line(version)}  {kind}, accuracy {accuracy:.4f} on held-out pictures", markup=False)
+            say(f"{_line(version)}  {kind}, accuracy {accuracy:.4f} on held-out pictures")
 
 
 @app.command(name="import")
@@ -72,7 +72,7 @@ def import_command(
     """Make a model package and register it as a new version. The same package again is the version it was."""
     with tempfile.TemporaryDirectory() as folder:
         package = _package(source, Path(folder) / "package", weights, labels, size)
-        out.print(_line(_register(package, name, state, None, alias)), markup=False)
+        say(_line(_register(package, name, state, None, alias)))
 
 
 @app.command(name="verify")
@@ -81,7 +81,7 @@ def verify_command(
     digest: Annotated[str | None, typer.Option(help="the digest that it has to have")] = None,
 ) -> None:
     """Check every file of a package against its model.json, and that nothing in it could run code."""
-    out.print(f"{_verified(folder, digest).digest}  {folder}", markup=False)
+    say(f"{_verified(folder, digest).digest}  {folder}")
 
 
 @app.command()

@@ -13,7 +13,7 @@ import typer
 from botocore.exceptions import BotoCoreError, ClientError
 
 from whimbrel.cli.connection import connect
-from whimbrel.cli.console import out, progress_out
+from whimbrel.cli.console import progress_out, say
 from whimbrel.cli.options import DEAD_LETTERS, DEFAULT_STATE, RESULTS, DeadLettersBucket, ResultsBucket, State
 from whimbrel.cli.results import line
 from whimbrel.core.errors import InputRefused, NotFound
@@ -61,7 +61,7 @@ def put(
     done = [put_object(client, bucket, prefix + file.name, file.read_bytes()) for file in files]
     if not wait:
         for each in done:
-            out.print(f"s3://{each.bucket}/{each.key}", markup=False)
+            say(f"s3://{each.bucket}/{each.key}")
         return
     labelled = [_report(client, each, results_bucket, dead_letters_bucket, wait) for each in done]
     if not all(labelled):
@@ -84,19 +84,26 @@ def _report(client: S3Client, put: Put, results_bucket: str, dead_letters_bucket
     """Print what became of an object; whether it got its label."""
     found = _await_outcome(client, put, results_bucket, dead_letters_bucket, wait)
     if isinstance(found, Result):
-        took = "" if found.recorded is None else f"  {(found.recorded - put.started).total_seconds() * 1000:.0f} ms"
-        out.print(line(found) + took, markup=False)
+        say(f"{line(found)}  {_took(found, put)}")
         return True
     if isinstance(found, DeadLetter):
-        out.print(f"{put.key}  refused: {found.error.message or found.error.reason}", markup=False)
+        say(f"{put.key}  refused: {found.error.message or found.error.reason}")
     elif isinstance(found, Gone):
-        out.print(f"{put.key}  gone: {found.reason}", markup=False)
+        say(f"{put.key}  gone: {found.reason}")
     else:
         progress_out.print(
             f"{put.key}  no result after {wait:g} s; look at 'whimbrel status', 'whimbrel dead-letters ls'",
             markup=False,
+            soft_wrap=True,
         )
     return False
+
+
+def _took(found: Result, put: Put) -> str:
+    """From the put to the recorded result; the very same bytes under the same key may have had theirs before."""
+    if found.recorded is None or found.recorded < put.started:
+        return "known already"
+    return f"{(found.recorded - put.started).total_seconds() * 1000:.0f} ms"
 
 
 def _await_outcome(

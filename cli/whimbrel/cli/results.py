@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from whimbrel.cli.connection import connect
-from whimbrel.cli.console import Output, add_rows, out, print_json, print_json_line, table
+from whimbrel.cli.console import Output, add_rows, out, print_json, print_json_line, say, table
 from whimbrel.cli.options import DEFAULT_STATE, PHOTOS, RESULTS, ObjectBucket, OutputFormat, ResultsBucket, State
 from whimbrel.core.results import Gone, Result
 from whimbrel.eventing.results_reader import ResultReader
@@ -62,7 +62,7 @@ def watch(
         if output is Output.JSON:
             print_json_line(result)
         else:
-            out.print(line(result), markup=False)
+            say(line(result))
 
 
 def line(result: Result) -> str:

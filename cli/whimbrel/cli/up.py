@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from whimbrel.cli import one_machine
-from whimbrel.cli.console import add_rows, out, table
+from whimbrel.cli.console import add_rows, out, say, table
 from whimbrel.cli.options import DEFAULT_STATE, PHOTOS, RESULTS, State
 from whimbrel.cli.samples import write_samples
 from whimbrel.cli.unsettled import announce_unsettled
@@ -58,20 +58,19 @@ async def _up(settings: EngineSettings) -> None:
     begun = datetime.now(UTC)
     async with one_machine.started(settings) as engine:
         unsettled = await asyncio.to_thread(announce_unsettled, engine.status()["environment"], begun)
-        samples = await asyncio.to_thread(write_samples, settings.state / "samples")
-        _greet(engine, settings, unsettled, samples)
+        await asyncio.to_thread(write_samples, settings.state / "samples")
+        _greet(engine, settings, unsettled)
         await engine.run_forever()
 
 
-def _greet(engine: Engine, settings: EngineSettings, unsettled: int, samples: list[Path]) -> None:
+def _greet(engine: Engine, settings: EngineSettings, unsettled: int) -> None:
     out.print(add_rows(table("ENDPOINT", "URL"), sorted(engine.status()["endpoints"].items())))
     if unsettled:
         out.print(f"\n{unsettled} objects without a result were announced again")
     state = "" if settings.state == DEFAULT_STATE else f" --state {settings.state}"
-    out.print(
+    say(
         "\nReady. In another terminal:\n"
-        f"  whimbrel put {PHOTOS} {samples[0]} --wait 10{state}\n"
+        f"  whimbrel put {PHOTOS} {settings.state / 'samples' / 'seven.png'} --wait 10{state}\n"
         f"  whimbrel results ls{state}\n"
-        f"Results are in the bucket {RESULTS!r}, logs in {settings.state / 'logs'}. Ctrl-C stops everything.",
-        markup=False,
+        f"Results are in the bucket {RESULTS!r}, logs in {settings.state / 'logs'}. Ctrl-C stops everything."
     )
