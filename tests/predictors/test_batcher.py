@@ -51,6 +51,9 @@ class RecordingNetwork:
             raise InputRefused("poison")
         return self._network.infer(images, top_k)
 
+    def close(self) -> None:
+        self._network.close()
+
     async def has_staged(self) -> None:
         assert await asyncio.to_thread(self.second_staged.wait, SECONDS)
 

@@ -367,9 +367,10 @@ def test_the_null_predictor_imports_no_torch() -> None:
     program = """
 import sys
 from whimbrel.core.kserve_sdk import Model
-from whimbrel.predictors import __main__, start
+from whimbrel.predictors import __main__, sources
 from whimbrel.predictors.settings import PredictorSettings
-start._load(PredictorSettings(model_name="m", model_uri="null:3"))
+settings = PredictorSettings(model_name="m", model_uri="null:3")
+sources.build(sources.locate(sources.source_of(settings), settings), settings)
 print([name for name in ("torch", "torchvision", "safetensors", "pyarrow") if name in sys.modules])
 """
     found = subprocess.run(

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import warnings
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +18,7 @@ import pytest
 from testbed.predictors import running_predictor, v2_document, v2_outputs
 from testbed.processes import environment
 from testbed.stores import Store
-from whimbrel.core.errors import PackageRefused, SettingsError
+from whimbrel.core.errors import PackageRefused, SettingsError, Unavailable
 from whimbrel.core.package import Package, write_manifest
 from whimbrel.core.package_transfer import upload
 from whimbrel.mlflow.exported import save_classifier
@@ -190,3 +193,84 @@ def test_another_digest_does_not_start(tmp_path: Path) -> None:
 
     assert ended.returncode == 1
     assert f"expected the model package sha256:{'1' * 64}, seen {package.digest}" in ended.stderr.splitlines()[-1]
+
+
+def resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+
+@asynccontextmanager
+async def residents(folder: Path, memory: int) -> AsyncIterator[Any]:
+    from whimbrel.predictors.batcher import device_threads
+    from whimbrel.predictors.residents import Residents
+    from whimbrel.predictors.settings import PredictorSettings
+
+    options: Any = {"model_uri": "null:2", "model_cache": folder, "max_batch_size": 1, "model_memory_bytes": memory}
+    with device_threads() as threads:
+        found = Residents(PredictorSettings(model_name="m", **options), threads)
+        yield found
+        await found.close()
+
+
+def source(version: str, package: Package) -> Any:
+    from whimbrel.predictors.sources import Source
+
+    return Source(version, package.folder.as_uri(), package.digest)
+
+
+@pytest.mark.anyio
+async def test_unloading_gives_the_memory_back(tmp_path: Path) -> None:
+    with torch.device("meta"):
+        weights = architecture("alexnet").state_dict()
+    package = package_of(tmp_path, "alexnet", {name: torch.ones(each.shape) for name, each in weights.items()})
+    size = package.manifest.files["model.safetensors"].size
+    small, _ = exported_package(tmp_path / "small")
+    async with residents(tmp_path, 2**40) as found:
+        await found.load(source("small", small))
+        before = resident_bytes()
+        await found.load(source("large", package), percent=0)
+        loaded = resident_bytes()
+        await found.unload("large")
+        after = resident_bytes()
+
+    assert size > 200_000_000
+    assert loaded - before > 0.9 * size
+    assert after - before < 0.2 * size
+
+
+@pytest.mark.anyio
+async def test_memory_is_compared_before_loading(tmp_path: Path) -> None:
+    first, _ = exported_package(tmp_path / "first")
+    needed = first.manifest.files["model.pt2"].size + 64 * 64 * 3 * 4
+    labels = [f"other-{index}" for index in range(CLASSES)]
+    fields = {"task": "classification", "architecture": "pt2", "preset": PRESET, "labels": labels}
+    second = write_manifest(shutil.copytree(first.folder, tmp_path / "second"), fields, ["model.pt2"])
+    async with residents(tmp_path, int(1.5 * needed)) as found:
+        await found.load(source("1", first))
+        with pytest.raises(
+            Unavailable, match=rf"expected {needed} bytes .* seen {int(1.5 * needed) - needed} .* drain_and_swap"
+        ):
+            await found.load(source("2", second))
+        assert found.current.version == "1"
+        await found.load(source("2", second), drain_and_swap=True)
+        assert {role: each.version for role, each in found.roles.items()} == {"current": "2"}
+
+        broken = source("3", second)
+        second.weights.write_bytes(b"x" * second.weights.stat().st_size)
+        with pytest.raises(PackageRefused):
+            await found.load(broken, drain_and_swap=True)
+        assert found.current.version == "2"
+
+
+@pytest.mark.anyio
+async def test_what_fails_after_the_current_version_left_brings_it_back(tmp_path: Path) -> None:
+    first, _ = exported_package(tmp_path / "first")
+    fields = {"task": "classification", "architecture": "pt2", "preset": PRESET, "labels": ["only one"]}
+    wrong = write_manifest(shutil.copytree(first.folder, tmp_path / "wrong"), fields, ["model.pt2"])
+    needed = first.manifest.files["model.pt2"].size + 64 * 64 * 3 * 4
+    async with residents(tmp_path, int(1.5 * needed)) as found:
+        await found.load(source("1", first))
+        with pytest.raises(PackageRefused, match=r"output \(1, 1\)"):
+            await found.load(source("2", wrong), drain_and_swap=True)
+
+        assert {role: each.version for role, each in found.roles.items()} == {"current": "1"}

@@ -1,4 +1,4 @@
-"""`python -m whimbrel.predictors`: serve one version of one model until SIGTERM."""
+"""`python -m whimbrel.predictors`: serve the versions of one model until SIGTERM."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from whimbrel.core.model_server import run
 from whimbrel.core.settings import load
 from whimbrel.predictors.inference_requests import RequestLimits
 from whimbrel.predictors.model import PredictorModel
+from whimbrel.predictors.repository import repository_routes
 from whimbrel.predictors.settings import PredictorSettings
 from whimbrel.predictors.start import serving
 
@@ -25,7 +26,7 @@ def main() -> int:
     logs.configure("predictor", settings.log_level)
     model = PredictorModel(settings.model_name, RequestLimits(settings.max_images_per_request, settings.top_k))
     try:
-        run(model, settings, lifespan=lambda: serving(model, settings))
+        run(model, settings, routes=repository_routes(model, settings), lifespan=lambda: serving(model, settings))
     except WhimbrelError as error:
         logging.getLogger("whimbrel.predictors").error("cannot start: %s", error)
         return 2 if isinstance(error, SettingsError) else 1

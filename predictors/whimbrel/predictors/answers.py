@@ -13,10 +13,11 @@ from whimbrel.core.kserve_sdk import InferOutput, InferRequest, InferResponse
 from whimbrel.core.tensors import DIGEST_HEADER, INDICES, MODEL_DIGEST, MODEL_VERSION, NAMES, SCORES, VERSION_HEADER
 from whimbrel.predictors.network import Description, Outputs
 
+Tensors = dict[str, NDArray[Any]]
 DATATYPES = {INDICES: "INT64", SCORES: "FP32", NAMES: "BYTES"}
 
 
-def named(outputs: Outputs, top_k: int, description: Description) -> dict[str, NDArray[Any]]:
+def named(outputs: Outputs, top_k: int, description: Description) -> Tensors:
     """`indices`, `scores` and `names`, each (N, top_k). Raises PackageRefused for scores that are no numbers."""
     indices, scores = outputs[INDICES][:, :top_k], outputs[SCORES][:, :top_k]
     if not np.isfinite(scores).all():
@@ -25,7 +26,7 @@ def named(outputs: Outputs, top_k: int, description: Description) -> dict[str, N
     return {INDICES: indices.astype(np.int64), SCORES: scores.astype(np.float32), NAMES: names}
 
 
-def v1(tensors: dict[str, NDArray[Any]]) -> dict[str, Any]:
+def v1(tensors: Tensors) -> dict[str, Any]:
     rows = zip(tensors[NAMES].tolist(), tensors[INDICES].tolist(), tensors[SCORES].tolist(), strict=True)
     return {
         "predictions": [
@@ -38,9 +39,7 @@ def v1(tensors: dict[str, NDArray[Any]]) -> dict[str, Any]:
     }
 
 
-def v2(
-    request: InferRequest, tensors: dict[str, NDArray[Any]], model_name: str, version: str, digest: str
-) -> InferResponse:
+def v2(request: InferRequest, tensors: Tensors, model_name: str, version: str, digest: str) -> InferResponse:
     """In the form that the request asked for: binary tensors, or JSON; raw contents for raw contents over gRPC."""
     outputs = [
         InferOutput(name, list(array.shape), DATATYPES[name], np.ascontiguousarray(array))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,9 +11,17 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from whimbrel.core.errors import InputRefused, NotFound, PresetMismatch
+from whimbrel.core.errors import InputRefused, PresetMismatch
 from whimbrel.core.kserve_sdk import InferInput, InferRequest, to_http_parameters
-from whimbrel.core.tensors import IMAGES, PRESET_DIGEST, TIMEOUT, TIMEOUT_HEADER, TOP_K
+from whimbrel.core.tensors import (
+    IMAGES,
+    PRESET_DIGEST,
+    REQUEST_ID_HEADER,
+    TIMEOUT,
+    TIMEOUT_HEADER,
+    TOP_K,
+    VERSION_HEADER,
+)
 from whimbrel.core.v2_rest import array_of_json
 from whimbrel.predictors.network import Description, Images
 
@@ -36,10 +45,8 @@ class Asked:
     timeout_seconds: float | None = None
 
 
-def read_v2(request: InferRequest, description: Description, limits: RequestLimits, version: str) -> Asked:
-    """Raises InputRefused for what will never work, PresetMismatch and NotFound for another version's request."""
-    if request.model_version and request.model_version != version:
-        raise NotFound(f"expected version {version!r} of {request.model_name!r}, seen {request.model_version!r}")
+def read_v2(request: InferRequest, description: Description, limits: RequestLimits) -> Asked:
+    """Raises InputRefused for what will never work, and PresetMismatch for another version's request."""
     parameters = to_http_parameters(request.parameters or {})
     _check_preset_digest(parameters.get(PRESET_DIGEST), description)
     if [entry.name for entry in request.inputs] != [IMAGES]:
@@ -80,6 +87,18 @@ def timeout_of(headers: Mapping[str, str]) -> float | None:
     """Seconds that the header grants. A proxy writes it, so one that is no number is not the client's fault."""
     text = headers.get(TIMEOUT_HEADER, "")
     return int(text) / 1000 if text.isascii() and text.isdecimal() and len(text) < 10 else None
+
+
+def version_of(payload: Any, headers: Mapping[str, str]) -> str | None:
+    """The version that the request names: V2's own field, or the header."""
+    named = payload.model_version if isinstance(payload, InferRequest) else None
+    return named or headers.get(VERSION_HEADER)
+
+
+def key_of(payload: Any, headers: Mapping[str, str]) -> str:
+    """What a redelivery of this request has again: the id of the event or request; where there is none, chance."""
+    identifier = payload.id if isinstance(payload, InferRequest) else None
+    return headers.get(REQUEST_ID_HEADER) or identifier or uuid.uuid4().hex
 
 
 def _timeout(parameters: Mapping[str, Any]) -> float | None:

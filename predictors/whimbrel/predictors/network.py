@@ -40,6 +40,10 @@ class Network(Protocol):
         best first, k = min(top_k, classes)."""
         ...
 
+    def close(self) -> None:
+        """Let go of the weights; nothing is called after it."""
+        ...
+
 
 def joined(parts: Sequence[Images]) -> Images:
     return parts[0] if len(parts) == 1 else np.concatenate(parts)

@@ -56,6 +56,9 @@ class NullNetwork:
         scores = np.broadcast_to((0.5 ** (ranks + 1)).astype(np.float32), (len(images), len(ranks)))
         return {INDICES: (first + ranks) % classes, SCORES: scores}
 
+    def close(self) -> None:
+        """It has no weights."""
+
 
 def null_network(uri: str, *, delay_seconds: float = 0.0) -> NullNetwork:
     """The network that a URI of the form `URI` describes; size and prefix may be left out."""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from whimbrel.core.model_server import ModelServerSettings
 from whimbrel.core.package import Digest
-from whimbrel.core.settings import HttpUrl, Port, S3Settings, Seconds
+from whimbrel.core.settings import CommaSeparated, HttpUrl, Port, S3Settings, Seconds, split_commas
 from whimbrel.predictors.batch_policy import BatchLimits
 from whimbrel.predictors.null_network import URI as NULL_URI
 
@@ -37,6 +37,17 @@ class PredictorSettings(ModelServerSettings, S3Settings):
     mlflow_tracking_uri: HttpUrl | None = Field(default=None, description="MLflow's URL, for models:/ URIs")
     start_timeout_seconds: Seconds = Field(
         default=120.0, description="longest wait at the start for a store or a registry that does not answer"
+    )
+
+    repository_api: bool = Field(
+        default=False, description="whether clients may load and unload versions: whoever reaches the port"
+    )
+    allowed_uri_prefixes: Annotated[CommaSeparated, BeforeValidator(split_commas)] = Field(
+        default=(),
+        description="where versions may be loaded from on request, as s3://BUCKET/PREFIX, separated by commas",
+    )
+    model_memory_bytes: int | None = Field(
+        default=None, ge=1, description="most bytes that resident versions may take; absent: what is free"
     )
 
     grpc_port: Port | None = Field(default=8081, description="port for V2 gRPC")

@@ -73,6 +73,9 @@ class TorchNetwork:
         scores, indices = logits.float().softmax(dim=1).topk(min(top_k, classes), dim=1)
         return {INDICES: indices.cpu().numpy(), SCORES: scores.cpu().numpy()}
 
+    def close(self) -> None:
+        self._module = None
+
     def _normalised(self, images: torch.Tensor | Images) -> torch.Tensor:
         on_device = torch.as_tensor(images, device=self._device)
         pixels = on_device.permute(0, 3, 1, 2).float().contiguous()  # (N, H, W, 3) -> (N, 3, H, W)

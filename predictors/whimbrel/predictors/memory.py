@@ -1,0 +1,51 @@
+"""How much memory is free for one more version, and giving back what a version that left had."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import sys
+from pathlib import Path
+
+_MEMINFO = Path("/proc/meminfo")
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+def free_bytes(device: str) -> int:
+    """Of the CUDA device that is in use, else of this machine or container, whichever has less."""
+    torch = sys.modules.get("torch")
+    if torch is not None and device != "cpu" and torch.cuda.is_available():
+        free, _ = torch.cuda.mem_get_info(None if device == "auto" else device)
+        cached = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
+        return int(free + cached)
+    return min(_machine_free(), _container_free())
+
+
+def give_back() -> None:
+    """After the last reference to a network is gone: to the device, and to the operating system."""
+    gc.collect()
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc only
+    if trim is not None:
+        trim(0)
+
+
+def _machine_free() -> int:
+    try:
+        lines = dict(line.split(":", 1) for line in _MEMINFO.read_text().splitlines())
+        return int(lines["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):
+        return sys.maxsize  # not Linux: nothing to compare with
+
+
+def _container_free() -> int:
+    """Page cache counts as free: the kernel drops it before it refuses memory."""
+    try:
+        limit = int((_CGROUP / "memory.max").read_text())
+        used = int((_CGROUP / "memory.current").read_text())
+        stat = dict(line.split() for line in (_CGROUP / "memory.stat").read_text().splitlines())
+        return limit - used + int(stat["inactive_file"])
+    except (OSError, KeyError, ValueError):
+        return sys.maxsize  # no limit, or no cgroup v2

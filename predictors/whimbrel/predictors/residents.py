@@ -1,0 +1,239 @@
+"""The versions of one model in memory: current, candidate, previous; loaded, switched and unloaded while it serves.
+
+    load ──► candidate (a share of the requests) ──► current ──► previous (kept for a rollback) ──► unloaded
+
+A switch is one assignment on the event loop, so it falls between two batches: each version has its own batches, and
+all of them go through the same threads. Whatever a request was given to is not unloaded before it has answered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import time
+from collections.abc import Coroutine, Iterator
+from contextlib import AsyncExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from whimbrel.core.errors import InputRefused, NotFound, Unavailable, WhimbrelError
+from whimbrel.predictors import memory, sources
+from whimbrel.predictors.batcher import Batcher, DeviceThreads, batching
+from whimbrel.predictors.network import Description
+from whimbrel.predictors.settings import PredictorSettings
+from whimbrel.predictors.sources import Located, Source
+from whimbrel.predictors.warm_up import warm_up
+
+CURRENT, CANDIDATE, PREVIOUS = "current", "candidate", "previous"
+READY, LOADING, UNAVAILABLE = "READY", "LOADING", "UNAVAILABLE"
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True, eq=False)
+class Resident:
+    """One loaded version. `users`: requests that were given to it and are not answered yet."""
+
+    version: str
+    source: Source
+    description: Description
+    batcher: Batcher
+    needed_bytes: int
+    life: AsyncExitStack
+    users: int = 0
+    unused: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        self.users += 1
+        self.unused.clear()
+        try:
+            yield
+        finally:
+            self.users -= 1
+            if not self.users:
+                self.unused.set()
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    source: Source
+    reason: str
+
+
+class Residents:
+    def __init__(self, settings: PredictorSettings, threads: DeviceThreads) -> None:
+        self._settings, self._threads = settings, threads
+        self.roles: dict[str, Resident] = {}
+        self.candidate_percent = 0.0
+        self.loading: Source | None = None
+        self.failure: Failure | None = None
+        self._change: asyncio.Task[None] | None = None
+
+    @property
+    def current(self) -> Resident | None:
+        return self.roles.get(CURRENT)
+
+    def pick(self, key: str, version: str | None) -> Resident:
+        """The version that answers the request with this key: the named one, else by the candidate's share."""
+        if version:
+            return self._named(version)
+        if self.current is None:
+            raise Unavailable("the model is not loaded yet", retry_after_seconds=1)
+        candidate = self.roles.get(CANDIDATE)
+        if candidate is not None and has_share(key, self.candidate_percent):
+            return candidate
+        return self.current
+
+    async def load(self, source: Source, *, percent: float = 100.0, drain_and_swap: bool = False) -> None:
+        """Load `source` beside the current version, or take it where it is resident; then give it its share.
+
+        100 percent makes it the current one and the current one the previous. Loading needs room for both; where
+        there is none and `drain_and_swap` allows it, the current version is unloaded first. A version that fails
+        to load changes nothing. Raises Unavailable (another change is going on, no memory), PackageRefused,
+        NotFound and InputRefused.
+        """
+        await self._alone(self._load(source, percent, drain_and_swap))
+
+    async def unload(self, version: str) -> None:
+        """Give its memory back, after its last answer. Raises InputRefused for the current version, NotFound."""
+        resident = self._named(version)
+        if resident is self.current:
+            raise InputRefused(f"expected a version that is not the current one, seen {version!r}; load another first")
+        await self._alone(self._retire(resident))
+
+    async def close(self) -> None:
+        """Finish what was accepted."""
+        if self._change is not None:
+            self._change.cancel()
+            await asyncio.wait([self._change])
+        for resident in list(self.roles.values()):
+            await self._retire(resident)
+
+    async def _alone(self, change: Coroutine[Any, Any, None]) -> None:
+        """One change at a time; it goes on when the one who asked for it has left."""
+        if self._change is not None and not self._change.done():
+            change.close()
+            raise Unavailable("expected no other change of versions, seen one going on", retry_after_seconds=2)
+        self._change = asyncio.create_task(change)
+        await asyncio.shield(self._change)
+
+    async def _load(self, source: Source, percent: float, drain_and_swap: bool) -> None:
+        started = time.monotonic()
+        resident = self._resident_of(source)
+        if resident is None:
+            resident = await self._loaded(source, drain_and_swap)
+        await self._give_share(resident, percent)
+        seconds = round(time.monotonic() - started, 3)
+        described = {"version": resident.version, "digest": resident.description.digest}
+        logger.info("serving", extra={**described, "percent": percent, "seconds": seconds})
+
+    def _resident_of(self, source: Source) -> Resident | None:
+        found = [each for each in self.roles.values() if each.version == source.version]
+        if not found:
+            return None
+        seen = found[0].description.digest
+        if source.digest not in (None, seen):
+            raise InputRefused(
+                f"expected another version name for {source.digest}, seen {source.version!r}, which is {seen} already"
+            )
+        return found[0]
+
+    async def _loaded(self, source: Source, drain_and_swap: bool) -> Resident:
+        self.loading, current = source, self.current
+        try:
+            located = await asyncio.to_thread(sources.locate, source, self._settings)
+            await self._make_room(located, drain_and_swap)
+            resident = await self._started(located)
+        except Exception as error:
+            reason = str(error) if isinstance(error, WhimbrelError) else f"unexpected {type(error).__name__}"
+            self.failure = Failure(source, reason)
+            if current is not None and self.current is None:
+                logger.warning("loading the former version again: %s", reason)
+                self.roles[CURRENT] = await self._started(
+                    await asyncio.to_thread(sources.locate, current.source, self._settings)
+                )
+            raise
+        finally:
+            self.loading = None
+        return resident
+
+    async def _started(self, located: Located) -> Resident:
+        network = await asyncio.to_thread(sources.build, located, self._settings)
+        async with AsyncExitStack() as life:
+            life.callback(memory.give_back)
+            life.callback(network.close)
+            names = {"model_name": self._settings.model_name, "version": located.version}
+            batcher = await life.enter_async_context(
+                batching(network, self._settings.batch_limits, self._threads, **names)
+            )
+            await warm_up(batcher, network.description, self._settings)
+            description = network.description
+            return Resident(located.version, located.source, description, batcher, located.needed_bytes, life.pop_all())
+
+    async def _make_room(self, located: Located, drain_and_swap: bool) -> None:
+        """Unload what no request needs, as far as necessary; whether that is enough is known before it begins."""
+        roles = [PREVIOUS, CANDIDATE, *([CURRENT] if drain_and_swap else [])]
+        leaving = [self.roles[role] for role in roles if role in self.roles]
+        free = self._free_bytes()
+        reachable = free + sum(resident.needed_bytes for resident in leaving)
+        if located.needed_bytes > reachable:
+            current = self.current
+            with_current = reachable + current.needed_bytes if current and not drain_and_swap else reachable
+            remedy = "; it fits with drain_and_swap" if located.needed_bytes <= with_current else ""
+            raise Unavailable(
+                f"expected {located.needed_bytes} bytes of free memory for version {located.version!r}, seen {free} "
+                f"and {reachable - free} in versions that may leave{remedy}",
+                retry_after_seconds=30,
+            )
+        for resident in leaving:
+            if located.needed_bytes <= self._free_bytes():
+                return
+            await self._retire(resident)
+
+    def _free_bytes(self) -> int:
+        free, bound = memory.free_bytes(self._settings.device), self._settings.model_memory_bytes
+        if bound is None:
+            return free
+        return min(free, bound - sum(resident.needed_bytes for resident in self.roles.values()))
+
+    async def _give_share(self, resident: Resident, percent: float) -> None:
+        """Everything that a request can see happens before the first await."""
+        if resident is self.current:
+            return
+        self._release_role(resident)
+        if percent >= 100 or self.current is None:
+            leaving = self.roles.pop(PREVIOUS, None) if self.current else None
+            if self.current is not None:
+                self.roles[PREVIOUS] = self.current
+            self.roles[CURRENT] = resident
+        else:
+            leaving = self.roles.get(CANDIDATE)
+            self.roles[CANDIDATE], self.candidate_percent = resident, percent
+        if leaving is not None:
+            await self._retire(leaving)
+
+    def _release_role(self, resident: Resident) -> None:
+        for role, each in list(self.roles.items()):
+            if each is resident:
+                del self.roles[role]
+
+    async def _retire(self, resident: Resident) -> None:
+        self._release_role(resident)
+        if resident.users:
+            await resident.unused.wait()
+        await resident.life.aclose()
+        logger.info("unloaded", extra={"version": resident.version, "digest": resident.description.digest})
+
+    def _named(self, version: str) -> Resident:
+        for resident in self.roles.values():
+            if resident.version == version:
+                return resident
+        at_hand = ", ".join(sorted(each.version for each in self.roles.values()))
+        raise NotFound(f"expected one of the versions {at_hand or '(none)'}, seen {version!r}")
+
+
+def has_share(key: str, percent: float) -> bool:
+    """Whether the request with this key belongs to the candidate: the same on every replica, and for a redelivery."""
+    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8]) < percent / 100 * 2**64

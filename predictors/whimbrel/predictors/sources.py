@@ -1,0 +1,113 @@
+"""From where a version lies to its network: locate, fetch and verify, build. All of it blocks: call it in a thread."""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from urllib.parse import unquote, urlsplit
+
+from whimbrel.core import package_transfer, registry
+from whimbrel.core.errors import InputRefused, PackageRefused
+from whimbrel.core.package import Package
+from whimbrel.core.s3 import s3_client
+from whimbrel.predictors.network import Network
+from whimbrel.predictors.null_network import null_network
+from whimbrel.predictors.settings import PredictorSettings
+
+_NULL = "null:"
+_REGISTRY = "models:/"
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One version of the model. `digest` is the package to expect; None where the registry tells it, or for null:."""
+
+    version: str | None
+    uri: str
+    digest: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Located:
+    """A version whose package is here and verified; null: has none. `needed_bytes`: memory that its weights take."""
+
+    version: str
+    source: Source
+    package: Package | None
+    needed_bytes: int
+
+
+def source_of(settings: PredictorSettings) -> Source:
+    return Source(settings.model_version, settings.model_uri, settings.model_digest)
+
+
+def check_allowed(uri: str, prefixes: Sequence[str]) -> None:
+    """Raises InputRefused unless `uri` lies under one of `prefixes`, whatever dots are in its path."""
+    parts = urlsplit(uri)
+    path = unquote(parts.path)
+    if parts.query or parts.fragment or posixpath.normpath(path) != path.rstrip("/"):
+        raise InputRefused(f"parameter uri: expected a plain path, seen {uri[:200]!r}")
+    for prefix in prefixes:
+        if uri == prefix or uri.startswith(prefix if prefix.endswith(("/", ":")) else f"{prefix}/"):
+            return
+    raise InputRefused(
+        f"parameter uri: expected one under {', '.join(prefixes) or 'no prefix at all'}, seen {uri[:200]!r}; "
+        "WHIMBREL_ALLOWED_URI_PREFIXES (--allowed-uri-prefixes) names them"
+    )
+
+
+def locate(source: Source, settings: PredictorSettings) -> Located:
+    """The verified package of `source`, downloaded where it has to be. Nothing loads that nobody pinned.
+
+    Raises PackageRefused, NotFound, Unavailable and SettingsError.
+    """
+    if source.uri.startswith(_NULL):
+        return Located(source.version or "null", source, None, 0)
+    resolved = _resolved(source, settings)
+    if resolved.digest is None:
+        raise PackageRefused(f"expected a digest for {source.uri}, seen none; nothing loads unpinned")
+    package = package_transfer.fetch(resolved.uri, resolved.digest, settings.model_cache, s3_client(settings))
+    version = resolved.version or package.digest.removeprefix("sha256:")[:12]
+    return Located(version, resolved, package, _needed_bytes(package, settings.max_batch_size))
+
+
+def build(located: Located, settings: PredictorSettings) -> Network:
+    """The network in memory. Raises PackageRefused."""
+    if located.package is None:
+        return _null_network(located.source, settings)
+    return _torch_network(located.package, settings)
+
+
+def _resolved(source: Source, settings: PredictorSettings) -> Source:
+    if not source.uri.startswith(_REGISTRY):
+        return source
+    found = registry.resolve(source.uri, settings.mlflow_tracking_uri)
+    if source.digest is not None and source.digest != found.digest:
+        raise PackageRefused(f"expected the model package {source.digest}, seen {found.digest} behind {source.uri}")
+    return replace(source, version=source.version or found.version, uri=found.uri, digest=found.digest)
+
+
+def _needed_bytes(package: Package, batch_size: int) -> int:
+    """The weights and the largest batch as floats. Activations are those of one batch at a time, of any version."""
+    preset = package.manifest.preset
+    weights = package.manifest.files[package.manifest.weights_file].size
+    return weights + batch_size * preset.height * preset.width * 3 * 4
+
+
+def _null_network(source: Source, settings: PredictorSettings) -> Network:
+    network = null_network(source.uri, delay_seconds=settings.null_delay_seconds)
+    seen = network.description.digest
+    if source.digest not in (None, seen):
+        raise PackageRefused(f"expected the model package {source.digest}, seen {seen} for {source.uri}")
+    return network
+
+
+def _torch_network(package: Package, settings: PredictorSettings) -> Network:
+    import torch
+
+    from whimbrel.predictors import torch_network
+
+    if settings.torch_threads is not None:
+        torch.set_num_threads(settings.torch_threads)
+    return torch_network.load(package, torch_network.choose_device(settings.device))
