@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import struct
 import zlib
 from typing import Any
@@ -208,29 +207,6 @@ def test_any_image_becomes_exactly_the_presets_shape(
     decoded = decode(encoded(picture(width, height, mode), format_), preset, LIMITS)
     assert decoded.shape == (preset.height, preset.width, 3)
     assert decoded.dtype == np.uint8
-
-
-WHOLE = {
-    "jpeg": encoded(picture(90, 60), "JPEG"),
-    "progressive": encoded(picture(90, 60), "JPEG", progressive=True),
-    "png": encoded(picture(90, 60)),
-    "palette": encoded(picture(90, 60).quantize(8), transparency=3),
-}
-
-
-@settings(max_examples=150, deadline=None)
-@given(name=st.sampled_from(sorted(WHOLE)), seed=st.integers(0, 2**32), length=st.integers(0, 5000))
-def test_broken_bytes_are_decoded_or_refused_and_nothing_else(name: str, seed: int, length: int) -> None:
-    chance = random.Random(seed)  # noqa: S311
-    content = bytearray(WHOLE[name][: length or None])
-    for _ in range(chance.randrange(8)):
-        content[chance.randrange(len(content))] = chance.randrange(256)
-    try:
-        decoded = decode(bytes(content), EIGHT, LIMITS)
-    except InputRefused as refused:
-        assert refused.status in (415, 422)
-    else:
-        assert decoded.shape == (8, 8, 3)
 
 
 @pytest.mark.torch

@@ -81,7 +81,7 @@ def open_image(content: bytes, preset: Preset, limits: Limits) -> OpenedImage:
             image.draft(None, _least_size(contents, preset))
     except Exception as error:  # Pillow lets out what its parsers meet: struct.error, KeyError, SyntaxError and more
         raise _undecodable(format_, error) from None
-    memory = _memory(image, contents, preset)
+    memory = _memory(image, contents, preset) + (0 if contents.content is content else 2 * len(content))
     return OpenedImage(image, format_, contents.orientation, contents.inverted, memory)
 
 

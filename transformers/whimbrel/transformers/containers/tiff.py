@@ -110,7 +110,7 @@ def read(content: bytes) -> Contents:
     segment_pixels = _segment_pixels(directory, width, height, samples, compression)
     workspace = 0 if compression == _NONE else segment_pixels * (samples * bits + 7) // 8
     if compression == _JPEG:
-        workspace += segment_pixels * samples * 4  # coefficients, and the rows in full size
+        workspace += segment_pixels * samples * 2  # coefficients of a progressive one
     return Contents(width, height, directory.cleaned(), orientation(content), (content,), workspace)
 
 

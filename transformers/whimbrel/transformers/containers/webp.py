@@ -13,8 +13,8 @@ MAX_CHUNKS = 65_536
 _ALPHA, _ANIMATION = 0x10, 0x02
 _PICTURE = frozenset({b"VP8 ", b"VP8L", b"ANMF"})
 _KEPT = _PICTURE | {b"VP8X", b"ALPH", b"ANIM"}
-# What libwebp's animation decoder holds for each pixel of its canvas: two canvases, the frame, the copy that it gives.
-_BYTES_A_PIXEL = 20
+# Pillow decodes by libwebp's animation decoder: two canvases and the copy that it gives, 4 bytes each, and its rows.
+_BYTES_A_PIXEL = 13
 
 
 def read(content: bytes) -> Contents:
