@@ -10,9 +10,9 @@ import pytest
 from testbed.processes import environment
 from whimbrel.core.errors import SettingsError
 from whimbrel.core.settings import load
+from whimbrel.transformers.connect import inference
 from whimbrel.transformers.grpc_inference import GrpcInference
 from whimbrel.transformers.rest_inference import RestInference
-from whimbrel.transformers.service import inference
 from whimbrel.transformers.settings import TransformerSettings
 
 NEEDED = ["--model_name", "digits", "--predictor_host", "digits-predictor.default"]

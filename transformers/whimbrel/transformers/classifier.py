@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,18 +16,26 @@ from whimbrel.core.metrics import TRANSFORMER_IMAGES
 from whimbrel.core.package import Preset
 from whimbrel.transformers.answers import Answer
 from whimbrel.transformers.decoder import Decoder
-from whimbrel.transformers.predictor import Predictor
+from whimbrel.transformers.predictor import Prepare
 from whimbrel.transformers.timing import DECODE, PREDICT, Timing
 
 logger = logging.getLogger(__name__)
 
 
+class Answering(Protocol):
+    """A predictor, whoever made it: it has the image prepared by the preset that it needs."""
+
+    async def classify(self, prepare: Prepare, request_id: str) -> Answer: ...
+
+    async def close(self) -> None: ...
+
+
 class Classifier:
-    def __init__(self, decoder: Decoder, predictor: Predictor) -> None:
+    def __init__(self, decoder: Decoder, predictor: Answering) -> None:
         self._decoder, self._predictor = decoder, predictor
 
     async def classify(self, content: bytes, timing: Timing, request_id: str) -> Answer:
-        """Raises what `Decoder.decode` and `Predictor.classify` raise."""
+        """Raises what `Decoder.decode` and `Answering.classify` raise."""
 
         async def prepare(preset: Preset) -> NDArray[np.uint8]:
             with timing.stage(DECODE), tracing.span("transformer.decode"):

@@ -9,17 +9,15 @@ from starlette.routing import Route
 
 from whimbrel.core import model_server
 from whimbrel.core.s3 import s3_client
-from whimbrel.transformers.answers import Inference
 from whimbrel.transformers.budget import Budget
 from whimbrel.transformers.classifier import Classifier
+from whimbrel.transformers.connect import predictor_of
 from whimbrel.transformers.decode import Limits
 from whimbrel.transformers.decoder import Decoder
 from whimbrel.transformers.events import CloudEventRoute, ObjectEvents
 from whimbrel.transformers.fetch import ObjectReader
 from whimbrel.transformers.model import TransformerModel
-from whimbrel.transformers.predictor import Predictor
 from whimbrel.transformers.replies import CODECS
-from whimbrel.transformers.rest_inference import RestInference
 from whimbrel.transformers.settings import TransformerSettings
 from whimbrel.transformers.sources import Images
 from whimbrel.transformers.urls import UrlFetcher
@@ -28,11 +26,7 @@ from whimbrel.transformers.urls import UrlFetcher
 def run(settings: TransformerSettings) -> None:
     """Serve until SIGTERM."""
     held_bytes = Budget(settings.byte_budget, "bytes of images", max_wait_seconds=settings.wait_seconds)
-    decoder, reader, predictor = (
-        _decoder(settings),
-        _reader(settings),
-        Predictor(inference(settings), top_k=settings.top_k),
-    )
+    decoder, reader, predictor = _decoder(settings), _reader(settings), predictor_of(settings)
     classifier = Classifier(decoder, predictor)
     urls = _urls(settings)
     images = Images(reader, urls.fetch, settings.reference_buckets, held_bytes, settings.image_max_bytes)
@@ -56,25 +50,6 @@ def run(settings: TransformerSettings) -> None:
             CloudEventRoute("/v1/models/{model_name}:predict", events.model_endpoint, methods=["POST"]),
         ],
         lifespan=lifespan,
-    )
-
-
-def inference(settings: TransformerSettings) -> Inference:
-    """The way to the predictor that the settings name."""
-    timeout_seconds = settings.predictor_request_timeout_seconds
-    if settings.predictor_protocol == "grpc-v2":
-        from whimbrel.transformers.grpc_inference import GrpcInference
-
-        host, _, port = settings.predictor_host.partition(":")
-        target = f"{host}:{port or (443 if settings.predictor_use_ssl else 80)}"
-        return GrpcInference(
-            target, settings.model_name, timeout_seconds=timeout_seconds, tls=settings.predictor_use_ssl
-        )
-    return RestInference(
-        f"{'https' if settings.predictor_use_ssl else 'http'}://{settings.predictor_host}",
-        settings.model_name,
-        timeout_seconds=timeout_seconds,
-        connections=settings.predictor_connections,
     )
 
 

@@ -7,11 +7,12 @@ import re
 from ipaddress import ip_network
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 from pydantic_settings import NoDecode
 
 from whimbrel.core.model_server import ModelServerSettings
 from whimbrel.core.settings import CommaSeparated, Port, S3Settings, Seconds, split_commas
+from whimbrel.transformers.contract import Contract, contract_of
 from whimbrel.transformers.formats import DECODABLE
 from whimbrel.transformers.url_rule import UrlRule, parse_host_rule
 
@@ -28,7 +29,11 @@ class TransformerSettings(S3Settings, ModelServerSettings):
     predictor_host: str = Field(
         pattern=r"^[A-Za-z0-9._-]+(:[0-9]{1,5})?$", description="HOST or HOST:PORT of the predictor"
     )
-    predictor_protocol: Literal["v2", "grpc-v2"] = Field(default="v2", description="protocol of the predictor")
+    predictor_contract: Annotated[Contract | None, NoDecode, BeforeValidator(contract_of)] = Field(
+        default=None,
+        description="for a predictor of another maker: what it wants and answers, in YAML or JSON, or the file of that",
+    )
+    predictor_protocol: Literal["v1", "v2", "grpc-v2"] = Field(default="v2", description="protocol of the predictor")
     predictor_use_ssl: Flag = Field(default=False, description="TLS to the predictor")
     predictor_request_timeout_seconds: Seconds = Field(
         default=60.0, description="longest wait for the predictor, its start from zero included"
@@ -88,6 +93,13 @@ class TransformerSettings(S3Settings, ModelServerSettings):
             raise ValueError(f"expected one or more of {', '.join(DECODABLE)}")
         return value
 
+    @field_validator("predictor_protocol")
+    @classmethod
+    def _spoken(cls, value: str, info: ValidationInfo) -> str:
+        if value == "v1" and info.data.get("predictor_contract") is None:
+            raise ValueError("expected 'v2' or 'grpc-v2'; 'v1' needs a predictor_contract")
+        return value
+
     @field_validator("reference_buckets")
     @classmethod
     def _bucket_names(cls, value: tuple[str, ...]) -> tuple[str, ...]:
@@ -109,6 +121,16 @@ class TransformerSettings(S3Settings, ModelServerSettings):
     def _budget_holds_one_image(self) -> TransformerSettings:
         if self.byte_budget < self.image_max_bytes:
             raise ValueError("byte_budget: expected at least image_max_bytes, so that the largest image is admitted")
+        return self
+
+    @model_validator(mode="after")
+    def _one_protocol(self) -> TransformerSettings:
+        contract, given = self.predictor_contract, "predictor_protocol" in self.model_fields_set
+        if contract is not None and given and self.predictor_protocol != contract.protocol:
+            raise ValueError(
+                f"predictor_protocol: expected {contract.protocol!r} or none, as predictor_contract says, seen"
+                f" {self.predictor_protocol!r}"
+            )
         return self
 
     @property

@@ -1,0 +1,52 @@
+"""One pool of HTTP connections to one predictor: what does not answer or answers an error is an error of ours."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import httpx
+
+from whimbrel.core import tracing
+from whimbrel.core.errors import Unavailable
+from whimbrel.core.tensors import REQUEST_ID_HEADER
+from whimbrel.transformers.answers import error_of
+
+_CONNECT_SECONDS = 10.0
+_RETRY_AFTER_SECONDS = 2.0
+
+
+class PredictorHttp:
+    """`close` it."""
+
+    def __init__(self, base_url: str, *, timeout_seconds: float, connections: int) -> None:
+        self._client = httpx.AsyncClient(
+            base_url=base_url,
+            timeout=httpx.Timeout(timeout_seconds, connect=min(_CONNECT_SECONDS, timeout_seconds)),
+            limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections),
+            follow_redirects=False,
+            trust_env=False,
+        )
+
+    async def post(self, path: str, content: bytes, headers: Mapping[str, str], request_id: str) -> bytes:
+        """The body of a 200 answer. Raises the predictor's error as the table's, or Unavailable."""
+        response = await self._answered(path, content, {**headers, REQUEST_ID_HEADER: request_id, **tracing.current()})
+        if response.status_code != 200:
+            raise error_of(response.status_code, response.content, response.headers.get("retry-after"))
+        return response.content
+
+    async def close(self) -> None:
+        await self._client.aclose()
+
+    async def _answered(self, path: str, content: bytes, headers: Mapping[str, str]) -> httpx.Response:
+        try:
+            try:
+                return await self._client.post(path, content=content, headers=headers)
+            except httpx.RemoteProtocolError:
+                # A kept connection that the other side closed at the same moment; to infer twice does no harm.
+                return await self._client.post(path, content=content, headers=headers)
+        except httpx.HTTPError as error:
+            reason = str(error) or type(error).__name__
+            raise Unavailable(
+                f"the predictor at {self._client.base_url} does not answer: {reason}",
+                retry_after_seconds=_RETRY_AFTER_SECONDS,
+            ) from None
