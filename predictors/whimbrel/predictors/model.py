@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from whimbrel.core.errors import Unavailable, WhimbrelError
@@ -32,6 +32,7 @@ class PredictorModel(Model):  # type: ignore[misc]
         super().__init__(name, return_response_headers=True)
         self._limits = limits
         self._residents: Residents | None = None
+        self.pointer_state: Callable[[], dict[str, Any]] | None = None  # where it follows a pointer
 
     def serve(self, residents: Residents) -> None:
         self._residents, self.ready = residents, True

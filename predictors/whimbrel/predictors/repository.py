@@ -13,7 +13,7 @@ digest. A load of a version that is resident needs no URI: with 100 percent it i
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -25,9 +25,9 @@ from whimbrel.core import v2_rest
 from whimbrel.core.errors import InputRefused, NotFound
 from whimbrel.core.package import Digest
 from whimbrel.predictors.model import PredictorModel, input_types
-from whimbrel.predictors.residents import CANDIDATE, CURRENT, LOADING, READY, UNAVAILABLE, Residents
 from whimbrel.predictors.settings import PredictorSettings
 from whimbrel.predictors.sources import Source, check_allowed
+from whimbrel.predictors.versions import rows
 
 MAX_VERSION_CHARACTERS = 200
 Parameters = TypeVar("Parameters", bound=BaseModel)
@@ -63,27 +63,6 @@ def repository_routes(model: PredictorModel, settings: PredictorSettings) -> lis
     return routes
 
 
-def rows(residents: Residents) -> list[dict[str, Any]]:
-    """Each version at hand, on its way, or failed last: its state, role, share of the requests and digest."""
-    found = [
-        {
-            "version": resident.version,
-            "state": READY,
-            "reason": "",
-            "role": role,
-            "percent": _percent(residents, role),
-            "digest": resident.description.digest,
-            "memory_bytes": resident.needed_bytes,
-        }
-        for role, resident in residents.roles.items()
-    ]
-    if residents.loading is not None:
-        found.append(_absent(residents.loading, LOADING, ""))
-    elif residents.failure is not None:
-        found.append(_absent(residents.failure.source, UNAVAILABLE, residents.failure.reason))
-    return found
-
-
 class _Repository:
     def __init__(self, model: PredictorModel, prefixes: tuple[str, ...]) -> None:
         self._model, self._prefixes = model, prefixes
@@ -102,6 +81,7 @@ class _Repository:
                 "inputs": input_types(resident.description) if resident else [],
                 "outputs": self._model.get_output_types(),
                 "residents": rows(residents),
+                "pointer": self._model.pointer_state() if self._model.pointer_state else None,
             }
         )
 
@@ -144,20 +124,3 @@ async def _parameters(request: Request, kind: type[Parameters]) -> Parameters:
         raise InputRefused("parameters: " + "; ".join(faults)) from None
     except (orjson.JSONDecodeError, KeyError, TypeError):
         raise InputRefused('expected {"parameters": {"version": ..., ...}}') from None
-
-
-def _percent(residents: Residents, role: str) -> float:
-    candidate = residents.candidate_percent if CANDIDATE in residents.roles else 0.0
-    return {CURRENT: 100.0 - candidate, CANDIDATE: candidate}.get(role, 0.0)
-
-
-def _absent(source: Source, state: str, reason: str) -> dict[str, Any]:
-    return {
-        "version": source.version or "",
-        "state": state,
-        "reason": reason,
-        "role": None,
-        "percent": 0.0,
-        "digest": source.digest,
-        "memory_bytes": 0,
-    }

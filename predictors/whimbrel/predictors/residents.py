@@ -157,6 +157,7 @@ class Residents:
             raise
         finally:
             self.loading = None
+        self.failure = None
         return resident
 
     async def _started(self, located: Located) -> Resident:

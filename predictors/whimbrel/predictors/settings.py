@@ -20,9 +20,9 @@ class PredictorSettings(ModelServerSettings, S3Settings):
 
     model_name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$", description="name in the paths of the API")
     model_uri: str = Field(
-        pattern=rf"^(s3://[^/]+/.+|file:///.+|models:/[^/]+(@|/)[^/@]+|{NULL_URI})$",
-        description="s3://BUCKET/PREFIX, file:///FOLDER, models:/NAME@ALIAS, models:/NAME/VERSION, or null:CLASSES"
-        "[,HEIGHTxWIDTH][,PREFIX]",
+        pattern=rf"^((pointer\+)?s3://[^/]+/.+|file:///.+|models:/[^/]+(@|/)[^/@]+|{NULL_URI})$",
+        description="s3://BUCKET/PREFIX, pointer+s3://BUCKET/KEY, file:///FOLDER, models:/NAME@ALIAS, "
+        "models:/NAME/VERSION, or null:CLASSES[,HEIGHTxWIDTH][,PREFIX]",
     )
     model_digest: Digest | None = Field(default=None, description="the package to expect; required for s3 and file")
     model_version: str | None = Field(
@@ -46,6 +46,8 @@ class PredictorSettings(ModelServerSettings, S3Settings):
         default=(),
         description="where versions may be loaded from on request, as s3://BUCKET/PREFIX, separated by commas",
     )
+    pointer_poll_seconds: Seconds = Field(default=5.0, description="seconds between two looks at a model pointer")
+    pointer_lease_seconds: Seconds = Field(default=60.0, description="how long a replica's report counts")
     model_memory_bytes: int | None = Field(
         default=None, ge=1, description="most bytes that resident versions may take; absent: what is free"
     )
@@ -89,6 +91,11 @@ class PredictorSettings(ModelServerSettings, S3Settings):
         if self.model_uri.startswith(("s3:", "file:")) and self.model_digest is None:
             raise ValueError(
                 f"WHIMBREL_MODEL_DIGEST (--model-digest): missing; {self.model_uri!r} does not load unpinned"
+            )
+        if self.repository_api and self.model_uri.startswith("pointer+"):
+            raise ValueError(
+                "WHIMBREL_REPOSITORY_API (--repository-api): expected false while a model pointer decides what is "
+                "loaded, seen true"
             )
         if self.max_queued_images < max(self.max_batch_size, self.max_images_per_request):
             raise ValueError(

@@ -9,8 +9,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 from whimbrel.core.errors import Unavailable
+from whimbrel.core.model_pointer import POINTER_PREFIX, PointerStore
+from whimbrel.core.references import ObjectRef
+from whimbrel.core.s3 import s3_client
 from whimbrel.predictors.batcher import device_threads
 from whimbrel.predictors.model import PredictorModel
+from whimbrel.predictors.pointer import PointerFollower
 from whimbrel.predictors.residents import Residents
 from whimbrel.predictors.settings import PredictorSettings
 from whimbrel.predictors.sources import source_of
@@ -30,11 +34,31 @@ async def serving(model: PredictorModel, settings: PredictorSettings) -> AsyncIt
     with device_threads() as threads:
         residents = Residents(settings, threads)
         try:
-            await _waited_for(lambda: residents.load(source_of(settings)), settings.start_timeout_seconds)
-            model.serve(residents)
-            yield
+            async with _loaded(model, residents, settings):
+                model.serve(residents)
+                yield
         finally:
             await residents.close()
+
+
+@asynccontextmanager
+async def _loaded(model: PredictorModel, residents: Residents, settings: PredictorSettings) -> AsyncIterator[None]:
+    """With the one version that the settings name; or with those of the pointer, which is followed while entered."""
+    if not settings.model_uri.startswith(POINTER_PREFIX):
+        await _waited_for(lambda: residents.load(source_of(settings)), settings.start_timeout_seconds)
+        yield
+        return
+    place = ObjectRef.from_uri(settings.model_uri.removeprefix(POINTER_PREFIX))
+    follower = PointerFollower(PointerStore(s3_client(settings), place), residents, settings)
+    await _waited_for(follower.start, settings.start_timeout_seconds)
+    model.pointer_state = follower.state
+    following = asyncio.create_task(follower.run())
+    try:
+        yield
+    finally:
+        following.cancel()
+        await asyncio.wait([following])
+        await follower.stop()
 
 
 async def _waited_for(load: Callable[[], Awaitable[None]], seconds: float) -> None:

@@ -1,0 +1,164 @@
+"""Replicas follow a model pointer in a real store: they arrive, they stay when it is away, they come back to it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pytest
+
+from testbed.predictors import listening_ports, running_predictor
+from testbed.processes import answers, free_port, wait_for
+from testbed.stores import Store
+from whimbrel.core.errors import SettingsError
+from whimbrel.core.model_pointer import PointedVersion, Pointer, PointerStore
+from whimbrel.core.references import ObjectRef
+from whimbrel.core.s3 import s3_client
+from whimbrel.core.settings import S3Settings, load
+from whimbrel.predictors.batcher import device_threads
+from whimbrel.predictors.null_network import null_network
+from whimbrel.predictors.pointer import PointerFollower
+from whimbrel.predictors.residents import Residents
+from whimbrel.predictors.settings import PredictorSettings
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+REPLICAS = 10
+
+
+def version(name: str, digest: str | None = None) -> PointedVersion:
+    uri = f"null:10,v{name}"
+    return PointedVersion(version=name, uri=uri, digest=digest or null_network(uri).description.digest)
+
+
+WRONG = version("3", "sha256:" + "1" * 64)
+
+
+@pytest.fixture
+def pointer(s3: S3Client, bucket: str) -> PointerStore:
+    return PointerStore(s3, ObjectRef(bucket, "digits/pointer.json"))
+
+
+@asynccontextmanager
+async def replica(pointer: PointerStore) -> AsyncIterator[tuple[PointerFollower, Residents]]:
+    settings = PredictorSettings(model_name="m", model_uri="null:2")
+    with device_threads() as threads:
+        residents = Residents(settings, threads)
+        follower = PointerFollower(pointer, residents, settings)
+        await follower.start()
+        yield follower, residents
+        await residents.close()
+
+
+def held(residents: Residents) -> dict[str, str]:
+    return {role: resident.version for role, resident in residents.roles.items()}
+
+
+@pytest.mark.anyio
+async def test_all_replicas_arrive_and_report_it(pointer: PointerStore) -> None:
+    etag = pointer.write(Pointer(current=version("1")), None)
+    async with AsyncExitStack() as stack:
+        replicas = [await stack.enter_async_context(replica(pointer)) for _ in range(REPLICAS)]
+        for wanted, roles in (
+            (Pointer(current=version("1"), candidate=version("2"), share=20), {"current": "1", "candidate": "2"}),
+            (Pointer(current=version("1"), candidate=version("2"), share=50), {"current": "1", "candidate": "2"}),
+            (Pointer(current=version("2")), {"current": "2", "previous": "1"}),
+            (Pointer(current=version("1")), {"current": "1", "previous": "2"}),
+        ):
+            etag = pointer.write(wanted, etag)
+            await asyncio.gather(*(follower.round() for follower, _ in replicas))
+
+            assert all(held(residents) == roles for _, residents in replicas)
+            reports = pointer.live_replicas()
+            assert len(reports) == REPLICAS
+            assert {(report.synced, report.pointer_etag) for report in reports} == {(True, etag)}
+            assert {residents.candidate_percent for _, residents in replicas if wanted.candidate} <= {wanted.share}
+
+
+@pytest.mark.anyio
+async def test_a_candidate_that_is_withdrawn_leaves(pointer: PointerStore) -> None:
+    etag = pointer.write(Pointer(current=version("1"), candidate=version("2"), share=20), None)
+    async with replica(pointer) as (follower, residents):
+        await follower.round()
+        assert held(residents) == {"current": "1", "candidate": "2"}
+        pointer.write(Pointer(current=version("1")), etag)
+        await follower.round()
+        assert held(residents) == {"current": "1"}
+
+
+@pytest.mark.anyio
+async def test_a_candidate_that_does_not_load_is_reported_and_changes_nothing(pointer: PointerStore) -> None:
+    etag = pointer.write(Pointer(current=version("1")), None)
+    async with replica(pointer) as (follower, residents):
+        etag = pointer.write(Pointer(current=version("1"), candidate=WRONG, share=20), etag)
+        for _ in range(2):
+            await follower.round()
+        (report,) = pointer.live_replicas()
+        assert held(residents) == {"current": "1"}
+        assert not report.synced
+        assert WRONG.digest in str(report.error)
+
+        pointer.write(Pointer(current=version("1"), candidate=version("2"), share=20), etag)
+        await follower.round()
+        assert held(residents) == {"current": "1", "candidate": "2"}
+        assert follower.state()["synced"]
+
+
+@pytest.mark.anyio
+async def test_the_last_good_state_stays_while_the_store_is_away(pointer: PointerStore) -> None:
+    pointer.write(Pointer(current=version("1")), None)
+    away = s3_client(S3Settings(s3_endpoint=f"http://127.0.0.1:{free_port()}", s3_max_attempts=1))
+    async with replica(pointer) as (follower, residents):
+        follower._store = PointerStore(away, pointer.place)
+        await follower.round()
+
+        assert held(residents) == {"current": "1"}
+        assert "does not answer" in str(follower.state()["error"])
+        follower._store = pointer
+        await follower.round()
+        assert follower.state()["error"] is None
+
+
+def test_a_process_follows_and_comes_back_on_the_pointers_state_when_killed(
+    store: Store, pointer: PointerStore, tmp_path: Path
+) -> None:
+    etag = pointer.write(Pointer(current=version("1")), None)
+    options = ("--pointer-poll-seconds", "0.2", "--null-delay-seconds", "0.2", "--warm-up-seconds", "0")
+    uri = f"pointer+{pointer.place.uri}"
+    with running_predictor(tmp_path / "log", *options, uri=uri, **store.settings_environment) as predictor:
+        assert metadata(predictor.url)["versions"] == ["1"]
+        pointer.write(Pointer(current=version("1"), candidate=version("2"), share=30), etag)
+        wait_for(lambda: predictor.process.output().count('"message": "pointer"') == 2, "the new pointer")
+
+        tmp_path.joinpath("log").write_text("")
+        predictor.process.kill_and_restart()  # in the middle of its swap, or just after
+        predictor.process.wait_until(lambda: listening_ports(predictor.process), "the ports")
+        ports = listening_ports(predictor.process)
+        assert ports is not None
+        url = f"http://127.0.0.1:{ports[0]}"
+        wait_for(lambda: answers(f"{url}/v2/health/ready"), "readiness")
+        wait_for(lambda: metadata(url)["pointer"]["synced"], "the pointer's state")
+
+        rows = {row["version"]: (row["role"], row["percent"]) for row in metadata(url)["residents"]}
+        assert rows == {"1": ("current", 70.0), "2": ("candidate", 30.0)}
+        alive = len(pointer.live_replicas())
+        assert predictor.process.stop() == 0
+        assert len(pointer.live_replicas()) == alive - 1
+
+
+def metadata(url: str) -> Any:
+    return httpx.get(f"{url}/v2/models/digits").json()
+
+
+def test_the_pointer_alone_decides() -> None:
+    with pytest.raises(SettingsError, match="WHIMBREL_REPOSITORY_API"):
+        load(
+            PredictorSettings,
+            ["--model-name", "m", "--model-uri", "pointer+s3://models/p.json", "--repository-api", "true"],
+            program="predictors",
+        )
