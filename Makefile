@@ -11,10 +11,10 @@ PYTHON ?= $(shell for candidate in python3 python3.13 python3.12 python3.11; do 
 	&& { echo $$candidate; break; }; done)
 CODE := core predictors transformers eventing mlflow local kube loadtest cli tests benchmarks
 
-.PHONY: help demo up test lint format bench clean
+.PHONY: help demo up test hey lint format bench bench-transformer clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.demo ## install, train, classify 360 pictures that land in a bucket, show the table, leave nothing running
 	@$(BIN)/whimbrel demo
@@ -22,8 +22,13 @@ demo: $(VENV)/.demo ## install, train, classify 360 pictures that land in a buck
 up: $(VENV)/.demo ## install, start everything on this machine and stay; Ctrl-C stops it
 	@$(BIN)/whimbrel up
 
-test: $(VENV)/.dev ## install what the tests need and run all of them
+test: $(VENV)/.dev hey ## install what the tests need and run all of them
 	@$(BIN)/pytest
+
+hey: # the load generator that some tests use; they are skipped, and say so, where it cannot be installed
+	@command -v hey >/dev/null \
+	|| { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq && apt-get install -y -qq hey >/dev/null; } \
+	|| echo 'hey is not installed: the tests that need it are left out (apt install hey)'
 
 lint: $(VENV)/.dev ## ruff, mypy strict, import-linter
 	@$(BIN)/ruff format --check $(CODE)
@@ -36,7 +41,10 @@ format: $(VENV)/.dev ## format the code, mend what ruff can
 	@$(BIN)/ruff check --fix $(CODE)
 
 bench: $(VENV)/.dev ## measure the whole way of an image; rewrites the table in benchmarks/README.md
-	@$(BIN)/python benchmarks/way.py
+	@PYTHONPATH=benchmarks $(BIN)/python benchmarks/way.py
+
+bench-transformer: $(VENV)/.dev ## measure decoding against Pillow alone and the naive way; rewrites the table in benchmarks/README.md
+	@PYTHONPATH=benchmarks $(BIN)/python benchmarks/transformer.py
 
 clean: ## remove the virtual environment and all local state
 	rm -rf $(VENV) .whimbrel

@@ -7,8 +7,6 @@ benchmarks/README.md, with the machine that it ran on.
 from __future__ import annotations
 
 import asyncio
-import os
-import platform
 import statistics
 import tempfile
 import time
@@ -19,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil
+from report import machine, spread, write_section
 
 from whimbrel.cli import one_machine
 from whimbrel.cli.accounting import Account, Upload, account
@@ -37,7 +36,6 @@ if TYPE_CHECKING:
 
 ROUNDS = 3
 UPLOADS_AT_ONCE = 8
-README = Path(__file__).parent / "README.md"
 BEGIN, END = "<!-- way: written by `make bench` -->", "<!-- /way -->"
 
 
@@ -182,26 +180,26 @@ def report(figures: Figures) -> str:
     way = statistics.median(rates)
     alone = statistics.median(figures.alone_one)
     rows = [
-        ("decode + model alone, one process, one at a time", _spread(figures.alone_one), f"{way / alone:.3f}"),
+        ("decode + model alone, one process, one at a time", spread(figures.alone_one), f"{way / alone:.3f}"),
         (
             "decode + model alone, one process, batches of 32",
-            _spread(figures.alone_batch),
+            spread(figures.alone_batch),
             f"{way / statistics.median(figures.alone_batch):.3f}",
         ),
-        ("embedded store alone: puts with a notification", _spread(figures.puts), _ratio(way, figures.puts)),
-        ("embedded store alone: receive + delete", _spread(figures.receives), _ratio(way, figures.receives)),
-        ("**the whole way, upload to recorded result**", _spread(rates), "1"),
+        ("embedded store alone: puts with a notification", spread(figures.puts), _ratio(way, figures.puts)),
+        ("embedded store alone: receive + delete", spread(figures.receives), _ratio(way, figures.receives)),
+        ("**the whole way, upload to recorded result**", spread(rates), "1"),
     ]
     p50, p95 = ([settled.percentile_ms(percent) for settled in figures.way] for percent in (50, 95))
     lines = [
-        f"{_machine()} {figures.way[0].objects} pictures a round, {ROUNDS} rounds, "
+        f"{machine('torch')} {figures.way[0].objects} pictures a round, {ROUNDS} rounds, "
         f"{UPLOADS_AT_ONCE} uploads at once; median (least to most).",
         "",
         "| What | images/s | the whole way, as a share of it |",
         "|---|---|---|",
         *(f"| {what} | {rate} | {share} |" for what, rate, share in rows),
         "",
-        f"Upload to recorded result: p50 {_spread(p50)} ms, p95 {_spread(p95)} ms, while all of them come at once.",
+        f"Upload to recorded result: p50 {spread(p50)} ms, p95 {spread(p95)} ms, while all of them come at once.",
         "",
         "| Process | resident memory, MiB |",
         "|---|---|",
@@ -211,38 +209,14 @@ def report(figures: Figures) -> str:
     return "\n".join(lines)
 
 
-def _spread(values: Sequence[float]) -> str:
-    return f"{statistics.median(values):.0f} ({min(values):.0f} to {max(values):.0f})"
-
-
 def _ratio(rate: float, values: Sequence[float]) -> str:
     return f"{rate / statistics.median(values):.2f}"
-
-
-def _machine() -> str:
-    model = next(
-        (
-            line.partition(":")[2].strip()
-            for line in Path("/proc/cpuinfo").read_text().splitlines()
-            if "model name" in line
-        ),
-        platform.machine(),
-    )
-    import torch
-
-    memory = psutil.virtual_memory().total / 2**30
-    return (
-        f"{model}, {os.cpu_count()} cores, {memory:.0f} GiB; Python {platform.python_version()}, "
-        f"torch {torch.__version__.split('+')[0]} on the CPU."
-    )
 
 
 def main() -> None:
     logs.configure("bench", "error")
     text = report(measure())
-    before, _, rest = README.read_text().partition(BEGIN)
-    _, _, after = rest.partition(END)
-    README.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}")
+    write_section(BEGIN, END, text)
     print(text)
 
 

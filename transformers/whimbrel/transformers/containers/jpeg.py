@@ -13,6 +13,7 @@ MAX_SEGMENTS = 4096
 MAX_SCANS = 100  # a usual progressive file has 10; each one costs another walk over all pixels
 
 _MARKER = re.compile(rb"\xff+([\xc0-\xfe])")
+_SCAN_OR_END = re.compile(rb"\xff[\xd9\xda]")
 _FRAMES = frozenset({0xC0, 0xC1, 0xC2, 0xC9, 0xCA})  # baseline, extended, progressive, and these with arithmetic coding
 _PROGRESSIVE = frozenset({0xC2, 0xCA})
 _UNSUPPORTED = frozenset({0xC3, 0xC5, 0xC6, 0xC7, 0xCB, 0xCD, 0xCE, 0xCF, 0xDE})  # lossless and hierarchical
@@ -112,12 +113,12 @@ def _frame(marker: int, data: bytes) -> _Frame:
 
 def _end(content: bytes, first_scan: _Segment) -> int:
     """Where the picture ends: inside entropy-coded data 0xff is always followed by 0x00 or a restart marker."""
-    found = content.find(b"\xff\xd9", first_scan.end)
-    end = len(content) if found < 0 else found + 2
-    scans = content.count(b"\xff\xda", first_scan.start, end)
-    if scans > MAX_SCANS:
-        raise Broken(f"expected at most {MAX_SCANS} scans, seen {scans}")
-    return end
+    for scans, found in enumerate(_SCAN_OR_END.finditer(content, first_scan.start)):
+        if found[0] == b"\xff\xd9":
+            return found.end()
+        if scans >= MAX_SCANS:
+            raise Broken(f"more than {MAX_SCANS} scans")
+    return len(content)
 
 
 def _rounded_up(value: int, step: int) -> int:

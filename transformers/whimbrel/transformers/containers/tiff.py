@@ -96,7 +96,20 @@ class _Directory:
         # Values of up to 4 bytes stand in the entry itself, so an entry may be moved as it is.
         directory = struct.pack(self.order + "H", len(kept)) + b"".join(kept) + b"\x00" * 4
         room = self.end + 4 - at
-        return self.content[:at] + directory.ljust(room, b"\x00") + self.content[at + room :]
+        view = memoryview(self.content)
+        return b"".join((view[:at], directory.ljust(room, b"\x00"), view[at + room :]))
+
+    def between_segments(self) -> tuple[bytes, ...]:
+        """What is no part of any tile or strip whose place is known."""
+        parts, position = [], 0
+        tiled = _TILE_OFFSETS in self.entries
+        offsets = self.numbers(_TILE_OFFSETS if tiled else _STRIP_OFFSETS)
+        sizes = self.numbers(_TILE_BYTES if tiled else _STRIP_BYTES)
+        for offset, size in sorted(zip(offsets, sizes, strict=bool(sizes))):
+            if offset > position:
+                parts.append(self.content[position:offset])
+            position = max(position, offset + size)
+        return (*parts, self.content[position:])
 
 
 def read(content: bytes) -> Contents:
@@ -111,7 +124,7 @@ def read(content: bytes) -> Contents:
     workspace = 0 if compression == _NONE else segment_pixels * (samples * bits + 7) // 8
     if compression == _JPEG:
         workspace += segment_pixels * samples * 2  # coefficients of a progressive one
-    return Contents(width, height, directory.cleaned(), orientation(content), (content,), workspace)
+    return Contents(width, height, directory.cleaned(), orientation(content), directory.between_segments(), workspace)
 
 
 def _samples(directory: _Directory) -> tuple[int, int]:
