@@ -6,6 +6,7 @@ import logging
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
+from whimbrel.core import tracing
 from whimbrel.core.errors import InputRefused, NotFound, Unavailable, WhimbrelError
 from whimbrel.core.kserve_sdk import (
     DataPlane,
@@ -66,6 +67,10 @@ class ServingDataPlane(DataPlane):  # type: ignore[misc]
         """With the versions at hand, where the model tells them."""
         metadata: dict[str, Any] = await super().model_metadata(model_name)
         return metadata | {"versions": getattr(self.get_model_from_registry(model_name), "versions", None)}
+
+    async def infer(self, model_name: str, request: Any, headers: Any = None) -> Any:
+        with tracing.span("model.infer", tracing.carrier(headers or {}), model=model_name):
+            return await super().infer(model_name, request, headers)
 
     def decode(self, body: Any, headers: Any, *arguments: Any, **named: Any) -> Any:
         try:

@@ -25,6 +25,8 @@ TRACEPARENT, TRACESTATE = "traceparent", "tracestate"
 CONTEXT_NAMES = (TRACEPARENT, TRACESTATE)
 
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+_TIMEOUTS = ("OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "OTEL_EXPORTER_OTLP_TIMEOUT")
+_EXPORT_SECONDS = 3.0  # the SDK's own is 10: so long an exit would wait for a collector that is away
 _NOTHING: Mapping[str, str] = MappingProxyType({})
 _provider: TracerProvider | None = None
 
@@ -44,7 +46,8 @@ def configure(component: str) -> None:
         raise SettingsError(f"{seen} is set, but {error.name} is not installed; install 'whimbrel[tracing]'") from None
     name = os.environ.get("OTEL_SERVICE_NAME") or f"whimbrel-{component}"
     _provider = TracerProvider(resource=Resource.create({SERVICE_NAME: name}))
-    _provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    timeout = None if any(os.environ.get(name) for name in _TIMEOUTS) else _EXPORT_SECONDS
+    _provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(timeout=timeout)))
 
 
 def shutdown() -> None:
@@ -77,8 +80,10 @@ def current() -> dict[str, str]:
 
 
 def carrier(headers: Mapping[str, str], extensions: Mapping[str, str] = _NOTHING) -> Mapping[str, str]:
-    """The context that a message came with: in its headers, else in its event's extensions."""
+    """The context that a message came with: in its headers, else in the extensions of its event."""
     if _provider is None:
         return _NOTHING
-    given = headers if TRACEPARENT in headers else extensions
-    return {name: given[name] for name in CONTEXT_NAMES if name in given}
+    if TRACEPARENT in headers:
+        return {name: headers[name] for name in CONTEXT_NAMES if name in headers}
+    of_binary_event = {name: headers[f"ce-{name}"] for name in CONTEXT_NAMES if f"ce-{name}" in headers}
+    return of_binary_event or {name: extensions[name] for name in CONTEXT_NAMES if name in extensions}

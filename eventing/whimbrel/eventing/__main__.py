@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from whimbrel.core import logs
+from whimbrel.core import logs, tracing
 from whimbrel.core.errors import SettingsError, WhimbrelError
 from whimbrel.core.settings import load
 from whimbrel.eventing import sources
@@ -43,6 +43,7 @@ def _run(arguments: Sequence[str]) -> None:
         source = importlib.import_module(f"{sources.__name__}.{name.replace('-', '_')}")
         settings: Any = load(source.SETTINGS, rest, program=program)
         logs.configure(f"source-{name}", settings.log_level)
+        tracing.configure(f"source-{name}")
         from whimbrel.eventing.source_process import run
 
         run(settings, source.UPSTREAM(settings))
@@ -52,6 +53,7 @@ def _run(arguments: Sequence[str]) -> None:
 
         results = load(ResultsSinkSettings, rest, program=program)
         logs.configure("results-sink", results.log_level)
+        tracing.configure("results-sink")
         results_sink.run(results)
     elif (kind, name) == ("sink", "dead-letters"):
         from whimbrel.eventing import dead_letter_sink
@@ -59,6 +61,7 @@ def _run(arguments: Sequence[str]) -> None:
 
         dead_letters = load(DeadLetterSinkSettings, rest, program=program)
         logs.configure("dead-letter-sink", dead_letters.log_level)
+        tracing.configure("dead-letter-sink")
         dead_letter_sink.run(dead_letters)
     else:
         seen = " ".join(arguments[:2]) or "nothing"
@@ -83,6 +86,7 @@ def _usage() -> str:
 def _exit(status: int) -> NoReturn:
     # A thread inside a call to a store that hangs cannot be interrupted, and the interpreter would wait for it;
     # whatever it holds was not acknowledged and comes again.
+    tracing.shutdown()
     logging.shutdown()
     sys.stdout.flush()
     os._exit(status)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from botocore.exceptions import BotoCoreError, ClientError
 
+from whimbrel.core import tracing
 from whimbrel.core.cloudevent import Event, parse
 from whimbrel.core.errors import InputRefused
 from whimbrel.core.logs import log_fields
@@ -83,7 +84,8 @@ def run(settings: DeadLetterSinkSettings) -> None:
     writers = Writers(settings)
 
     async def receive(headers: Mapping[str, str], body: bytes) -> None:
-        await writers.call(functools.partial(take, store, headers, body, datetime.now(UTC)))
+        with tracing.span("sink.dead_letters", tracing.carrier(headers)):
+            await writers.call(functools.partial(take, store, headers, body, datetime.now(UTC)))
 
     async def work(stopping: asyncio.Event, ready: Callable[[], None]) -> None:
         look = functools.partial(writers.call, store.look)

@@ -10,6 +10,7 @@ from typing import Final
 
 import httpx
 
+from whimbrel.core import tracing
 from whimbrel.core.cloudevent import Event, binary
 from whimbrel.core.errors import is_retried
 from whimbrel.core.metrics import DELIVERY_ATTEMPTS, DELIVERY_SECONDS, SOURCE_IN_FLIGHT
@@ -88,8 +89,14 @@ class Delivery:
 
         A sink that cannot be reached is waited for without end: that says nothing about the event.
         """
+        with tracing.span("source.deliver", tracing.carrier({}, event.extensions), event_id=event.id):
+            return await self._until_answered(event)
+
+    async def _until_answered(self, event: Event) -> Outcome:
         started = time.monotonic()
-        headers, body = binary(event.with_extensions(self._settings.ce_overrides))
+        traced = {} if tracing.TRACEPARENT in event.extensions else tracing.current()
+        headers, body = binary(event.with_extensions({**traced, **self._settings.ce_overrides}))
+        headers |= tracing.current()
         tries = attempts = 0
         while not self._stopping.is_set():
             answer = await self._post(headers, body)

@@ -7,6 +7,7 @@ import functools
 import logging
 from collections.abc import Callable, Mapping
 
+from whimbrel.core import tracing
 from whimbrel.core.cloudevent import Event, parse
 from whimbrel.core.errors import InputRefused, TryAgain, WhimbrelError
 from whimbrel.core.logs import log_fields
@@ -29,7 +30,8 @@ def run(settings: ResultsSinkSettings) -> None:
     writers = Writers(settings)
 
     async def take(headers: Mapping[str, str], body: bytes) -> None:
-        await take_events(parse(headers, body), store, writers)
+        with tracing.span("sink.results", tracing.carrier(headers)):
+            await take_events(parse(headers, body), store, writers)
 
     async def work(stopping: asyncio.Event, ready: Callable[[], None]) -> None:
         look = functools.partial(writers.call, functools.partial(_look_at, store))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 
-from whimbrel.core import logs
+from whimbrel.core import logs, tracing
 from whimbrel.core.errors import SettingsError, WhimbrelError
 from whimbrel.core.model_server import run
 from whimbrel.core.settings import load
@@ -20,6 +20,7 @@ def main() -> int:
     """0: stopped and everything accepted was answered; 1: could not start; 2: a setting is wrong."""
     try:
         settings = load(PredictorSettings, sys.argv[1:], program="whimbrel.predictors")
+        tracing.configure("predictor")
     except SettingsError as error:
         sys.stderr.write(f"{error}\n")
         return 2

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from whimbrel.core import logs
+from whimbrel.core import logs, tracing
 from whimbrel.core.errors import SettingsError
 from whimbrel.core.settings import load
 from whimbrel.transformers.settings import TransformerSettings
@@ -14,6 +14,7 @@ def main() -> int:
     try:
         settings = load(TransformerSettings, sys.argv[1:], program="python -m whimbrel.transformers")
         logs.configure("transformer", settings.log_level)
+        tracing.configure("transformer")
         from whimbrel.transformers import service
 
         service.run(settings)

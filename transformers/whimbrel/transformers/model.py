@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from whimbrel.core import tracing
 from whimbrel.core.errors import InputRefused, WhimbrelError
 from whimbrel.core.kserve_sdk import InferRequest, InferResponse, Model
 from whimbrel.core.tensors import REQUEST_ID_HEADER
@@ -70,12 +69,11 @@ class TransformerModel(Model):  # type: ignore[misc]
             async with slots:
                 return await self._classify(image, payload.request_id)
 
-        with tracing.span("transformer.predict_request", tracing.carrier(headers or {})):
-            try:
-                async with asyncio.TaskGroup() as group:
-                    tasks = [group.create_task(classified(image)) for image in payload.images]
-            except ExceptionGroup as failures:
-                raise failures.exceptions[0] from None
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(classified(image)) for image in payload.images]
+        except ExceptionGroup as failures:
+            raise failures.exceptions[0] from None
         return Answered(payload, [task.result() for task in tasks])
 
     async def postprocess(

@@ -6,7 +6,7 @@ import asyncio
 import signal
 import sys
 
-from whimbrel.core import logs
+from whimbrel.core import logs, tracing
 from whimbrel.core.asgi import serve
 from whimbrel.core.errors import SettingsError
 from whimbrel.core.settings import load
@@ -26,6 +26,7 @@ def main() -> int:
         settings = load(BrokerSettings, sys.argv[1:], program="python -m whimbrel.local.broker")
         config = load_config(settings.config)
         logs.configure("broker", settings.log_level)
+        tracing.configure("broker")
         asyncio.run(_run(settings, config))
     except SettingsError as error:
         sys.stderr.write(f"{error}\n")

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 
 import httpx
 
+from whimbrel.core import tracing
 from whimbrel.core.cloudevent import Event, binary
 from whimbrel.core.errors import InputRefused, Unavailable, WhimbrelError
 from whimbrel.core.logs import log_fields
@@ -72,7 +73,11 @@ class Dispatcher:
                 raise error
 
     async def _to_trigger(self, broker: Broker, trigger: Trigger, event: Event, journey: Journey) -> None:
-        with log_fields(event_id=event.id, trigger=trigger.name):
+        came_from = tracing.carrier(journey.headers, event.extensions)
+        with (
+            log_fields(event_id=event.id, trigger=trigger.name),
+            tracing.span("broker.deliver", came_from, trigger=trigger.name, event_id=event.id),
+        ):
             outcome, made = await self._deliver(trigger, trigger.subscriber, for_subscriber(event), journey)
             destination = trigger.subscriber
             if isinstance(outcome, Accepted):
@@ -105,7 +110,7 @@ class Dispatcher:
     async def _deliver(self, trigger: Trigger, destination: str, event: Event, journey: Journey) -> tuple[Outcome, int]:
         """The last outcome and the number of attempts made."""
         headers, body = binary(event)
-        headers |= {**journey.headers, "prefer": "reply", "kn-namespace": trigger.namespace}
+        headers |= {**journey.headers, **tracing.current(), "prefer": "reply", "kn-namespace": trigger.namespace}
         allowed = attempts(trigger.delivery)
         for retries in range(allowed):
             outcome = await self._attempt(destination, headers, body, trigger.delivery)
