@@ -182,3 +182,17 @@ def test_help_and_version() -> None:
     text = whimbrel("--help")
     assert all(name in text for name in ("up", "demo", "put", "results", "dead-letters", "model", "loadtest"))
     assert whimbrel("--version").startswith("whimbrel ")
+
+
+@pytest.mark.torch
+def test_a_network_of_torchvision_becomes_a_registered_version(machine: OneMachine) -> None:
+    arguments = ("model", "import", "torchvision:squeezenet1_0", "--weights", "none", "--name", "random")
+    said = whimbrel(*arguments, "--alias", "champion", state=machine.state)
+    assert said.startswith("random version 1  sha256:")
+    assert whimbrel(*arguments, state=machine.state) == said, "the same package again is the version that it was"
+
+    version = json.loads(whimbrel("model", "show", "random@champion", state=machine.state))
+    assert (version["version"], version["architecture"]) == ("1", "torchvision:squeezenet1_0")
+    assert version["uri"].startswith("s3://models/")
+    (listed,) = json.loads(whimbrel("model", "ls", "random", "-o", "json", state=machine.state))
+    assert listed["digest"] == version["digest"]

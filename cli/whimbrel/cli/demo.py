@@ -125,8 +125,8 @@ def _show(figures: Account, seconds: float) -> None:
         ("more than one outcome", len(figures.twice)),
         ("accuracy", f"{figures.accuracy:.4f} ({figures.right} of {figures.judged}; wanted {ACCURACY_WANTED})"),
         ("images/s", f"{figures.rate:.1f}"),
-        ("upload to result, p50", f"{figures.percentile_ms(50):.0f} ms"),
-        ("upload to result, p95", f"{figures.percentile_ms(95):.0f} ms"),
+        ("upload to result, p50, all at once", f"{figures.percentile_ms(50):.0f} ms"),
+        ("upload to result, p95, all at once", f"{figures.percentile_ms(95):.0f} ms"),
         ("from start to table", f"{seconds:.0f} s"),
     ]
     out.print()

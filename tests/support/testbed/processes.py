@@ -44,14 +44,21 @@ def answers(url: str, status: int = 200) -> bool:
 class Running:
     """A child process with its output in a file."""
 
-    def __init__(self, command: Sequence[str], environment: Mapping[str, str], log: Path) -> None:
-        self.command, self.environment, self.log = list(command), dict(environment), log
+    def __init__(
+        self, command: Sequence[str], environment: Mapping[str, str], log: Path, folder: Path | None = None
+    ) -> None:
+        self.command, self.environment, self.log, self.folder = list(command), dict(environment), log, folder
         self.process = self._spawn()
 
     def _spawn(self) -> subprocess.Popen[bytes]:
         with self.log.open("ab") as output:
             return subprocess.Popen(
-                self.command, env=self.environment, stdout=output, stderr=output, stdin=subprocess.DEVNULL
+                self.command,
+                env=self.environment,
+                cwd=self.folder,
+                stdout=output,
+                stderr=output,
+                stdin=subprocess.DEVNULL,
             )
 
     def output(self) -> str:
@@ -91,9 +98,9 @@ def environment(**extra: str) -> dict[str, str]:
 
 
 @contextmanager
-def running(module: str, *arguments: str, log: Path, **extra: str) -> Iterator[Running]:
-    """`python -m MODULE ARGUMENTS` for the length of a test."""
-    started = Running([sys.executable, "-m", module, *arguments], environment(**extra), log)
+def running(module: str, *arguments: str, log: Path, folder: Path | None = None, **extra: str) -> Iterator[Running]:
+    """`python -m MODULE ARGUMENTS`, in `folder`, for the length of a test."""
+    started = Running([sys.executable, "-m", module, *arguments], environment(**extra), log, folder)
     try:
         yield started
     finally:

@@ -1,0 +1,104 @@
+"""The README's commands do what it shows: the demo, and the walk beside `make up`, with the real model."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from testbed.engine import OneMachine
+from testbed.processes import environment, running
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+LOCAL_OVERLAY = ROOT / "manifests" / "overlays" / "local"
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A command as the README shows it, and the output beneath it, if any is shown."""
+
+    command: str
+    output: str
+
+
+def shown_commands() -> list[Shown]:
+    blocks = re.findall(r"^```console\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+    parts = [part for block in blocks for part in re.split(r"^\$ ", block, flags=re.MULTILINE) if part]
+    return [Shown(command, output) for command, _, output in (part.partition("\n") for part in parts)]
+
+
+@pytest.fixture(scope="module")
+def walk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder in which `make up` runs, as a user's checkout would be one."""
+    folder = tmp_path_factory.mktemp("checkout")
+    (folder / ".venv").symlink_to(sys.prefix)
+    arguments = ("up", "--manifests", str(LOCAL_OVERLAY))
+    with running("whimbrel.cli", *arguments, log=folder / "up.log", folder=folder) as process:
+        OneMachine(folder / ".whimbrel", process).wait_ready(240)
+        process.wait_until(lambda: "Ready." in process.output(), "the greeting")
+        yield folder
+
+
+def without_figures(text: str) -> str:
+    """What stays the same from run to run."""
+    return re.sub(r"\d+", "#", text).strip()
+
+
+@pytest.mark.torch
+def test_the_walk_prints_what_is_shown(walk: Path) -> None:
+    shown = shown_commands()
+    assert len(shown) >= 10
+    # One shell runs them all, as the user's does; a mark before each tells their output apart.
+    printed = run_in_shell("\n".join(f"echo '<{number}>'; {each.command}" for number, each in enumerate(shown)), walk)
+    for each, output in zip(shown, re.split(r"^<\d+>\n", printed, flags=re.MULTILINE)[1:], strict=True):
+        if each.output:
+            assert without_figures(output) == without_figures(each.output), each.command
+    for said in (
+        "seven.png  seven",
+        "letter.png/",
+        "champion",
+        "digits-predictor",
+        '{"predictions":[[{"label":"three"',
+    ):
+        assert said in printed
+
+
+@pytest.mark.torch
+def test_the_demo_ends_well_and_prints_what_is_shown(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "whimbrel.cli", "demo", "--state", str(tmp_path / "demo")]
+    done = subprocess.run(
+        [*command, "--manifests", str(LOCAL_OVERLAY)],
+        env=environment(), cwd=tmp_path, capture_output=True, text=True, timeout=400, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, (done.stdout, done.stderr)
+    (table,) = re.findall(r"<!-- output: demo -->\n```\n(.*?)```", README, re.DOTALL)
+
+    def first_column(text: str) -> list[str]:
+        return [re.split(r"\s{2,}", line)[0] for line in text.strip().splitlines()]
+
+    assert first_column(done.stdout) == first_column(table)
+    assert "450 of 450" in done.stdout or re.search(r"accuracy +0\.9[89]", done.stdout)
+
+
+def test_the_make_targets_of_the_readme_run_these_commands() -> None:
+    for target in ("demo", "up"):
+        planned = subprocess.run(
+            ["make", "-n", target], cwd=ROOT, capture_output=True, text=True, check=True, timeout=30
+        ).stdout
+        assert shlex.split(planned.splitlines()[-1])[-2:] == [".venv/bin/whimbrel", target] or planned.strip().endswith(
+            f"whimbrel {target}"
+        )
+
+
+def run_in_shell(script: str, folder: Path) -> str:
+    done = subprocess.run(
+        ["bash", "-c", script], env=environment(), cwd=folder, capture_output=True, text=True, timeout=120, check=False
+    )
+    return done.stdout
