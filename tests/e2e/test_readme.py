@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from testbed.engine import OneMachine
-from testbed.processes import environment, running
+from testbed.processes import Running, environment
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -39,11 +39,14 @@ def walk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder in which `make up` runs, as a user's checkout would be one."""
     folder = tmp_path_factory.mktemp("checkout")
     (folder / ".venv").symlink_to(sys.prefix)
-    arguments = ("up", "--manifests", str(LOCAL_OVERLAY))
-    with running("whimbrel.cli", *arguments, log=folder / "up.log", folder=folder) as process:
+    command = [sys.executable, "-m", "whimbrel.cli", "up", "--manifests", str(LOCAL_OVERLAY)]
+    process = Running(command, environment(), folder / "up.log", folder)
+    try:
         OneMachine(folder / ".whimbrel", process).wait_ready(240)
         process.wait_until(lambda: "Ready." in process.output(), "the greeting")
         yield folder
+    finally:
+        process.stop(60)
 
 
 def without_figures(text: str) -> str:

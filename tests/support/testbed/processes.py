@@ -98,9 +98,9 @@ def environment(**extra: str) -> dict[str, str]:
 
 
 @contextmanager
-def running(module: str, *arguments: str, log: Path, folder: Path | None = None, **extra: str) -> Iterator[Running]:
-    """`python -m MODULE ARGUMENTS`, in `folder`, for the length of a test."""
-    started = Running([sys.executable, "-m", module, *arguments], environment(**extra), log, folder)
+def running(module: str, *arguments: str, log: Path, **extra: str) -> Iterator[Running]:
+    """`python -m MODULE ARGUMENTS` for the length of a test."""
+    started = Running([sys.executable, "-m", module, *arguments], environment(**extra), log)
     try:
         yield started
     finally:
