@@ -156,6 +156,12 @@ def test_a_v2_request_with_a_binary_tensor_holds_the_images_as_they_are(client: 
     assert outputs["names"] == [["class-6", "class-7"], ["class-2", "class-3"]]
 
 
+def test_the_metadata_describe_both_sides(client: httpx.Client) -> None:
+    metadata = client.get("/v2/models/digits").json()
+    assert metadata["inputs"] == [{"name": "image", "datatype": "BYTES", "shape": [-1]}]
+    assert [output["name"] for output in metadata["outputs"]][:3] == ["indices", "scores", "names"]
+
+
 @pytest.mark.parametrize("raw", [True, False])
 def test_a_v2_request_over_grpc_is_answered_over_grpc(
     open_transformer: Transformer, grpc_port: int, *, raw: bool

@@ -89,6 +89,15 @@ class TransformerModel(Model):  # type: ignore[misc]
             response_headers.update(replies.model_headers(answers))
         return self._codec.render(answers, asked.request_id)
 
+    def get_input_types(self) -> list[dict[str, Any]]:
+        return [{"name": "image", "datatype": "BYTES", "shape": [-1]}]
+
+    def get_output_types(self) -> list[dict[str, Any]]:
+        return [
+            {"name": name, "datatype": datatype, "shape": [-1] * dimensions}
+            for name, (datatype, dimensions) in replies.V2_OUTPUTS.items()
+        ]
+
     async def _classify(self, image: AskedImage, request_id: str) -> Answer:
         timing = Timing()
         try:

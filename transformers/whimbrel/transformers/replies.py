@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from whimbrel.core.kserve_sdk import InferOutput, InferRequest, InferResponse
 from whimbrel.core.tensors import DIGEST_HEADER, INDICES, MODEL_DIGEST, MODEL_VERSION, NAMES, SCORES, VERSION_HEADER
@@ -16,6 +17,15 @@ from whimbrel.transformers.answers import Answer
 # Of each image, as a split between two versions may answer the images of one request by both.
 MODEL_VERSIONS = "model_versions"
 MODEL_DIGESTS = "model_digests"
+
+# V2 datatype and number of dimensions.
+V2_OUTPUTS: Mapping[str, tuple[str, int]] = {
+    INDICES: ("INT64", 2),
+    SCORES: ("FP32", 2),
+    NAMES: ("BYTES", 2),
+    MODEL_VERSIONS: ("BYTES", 1),
+    MODEL_DIGESTS: ("BYTES", 1),
+}
 
 _NO_BOX = (0, 0, 0, 0)
 
@@ -56,7 +66,7 @@ def v2(request: InferRequest, answers: Sequence[Answer], model_name: str) -> Inf
     where one version answered all images.
     """
     outputs = [
-        InferOutput(name, list(array.shape), datatype, array) for name, datatype, array in _tensors(list(answers))
+        InferOutput(name, list(array.shape), V2_OUTPUTS[name][0], array) for name, array in _tensors(answers).items()
     ]
     if request.from_grpc:  # the SDK writes arrays for REST only
         for output in outputs:
@@ -83,7 +93,7 @@ def model_headers(answers: Sequence[Answer]) -> dict[str, str]:
     }
 
 
-def _tensors(answers: Sequence[Answer]) -> list[tuple[str, str, Any]]:
+def _tensors(answers: Sequence[Answer]) -> dict[str, NDArray[Any]]:
     k = max(len(answer.predictions) for answer in answers)
     shape = (len(answers), k)
     indices, scores = np.full(shape, -1, np.int64), np.zeros(shape, np.float32)
@@ -94,10 +104,4 @@ def _tensors(answers: Sequence[Answer]) -> list[tuple[str, str, Any]]:
             names[row, column] = prediction.label
     versions = np.array([answer.model.version for answer in answers], dtype=np.object_)
     digests = np.array([answer.model.digest for answer in answers], dtype=np.object_)
-    return [
-        (INDICES, "INT64", indices),
-        (SCORES, "FP32", scores),
-        (NAMES, "BYTES", names),
-        (MODEL_VERSIONS, "BYTES", versions),
-        (MODEL_DIGESTS, "BYTES", digests),
-    ]
+    return {INDICES: indices, SCORES: scores, NAMES: names, MODEL_VERSIONS: versions, MODEL_DIGESTS: digests}
