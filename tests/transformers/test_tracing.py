@@ -7,17 +7,22 @@ import subprocess
 import sys
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
 
 from testbed.collector import collecting
-from testbed.images import png
+from testbed.images import object_event, png
 from testbed.plain_servers import HEIGHT, LABELS, WIDTH, Plain, plain_grpc, plain_v1
+from testbed.predictors import running_predictor
 from testbed.processes import environment, wait_for
 from testbed.stores import Store
 from testbed.transformers import running_transformer
+from whimbrel.core import cloudevent
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
 
 TRACE, CALLER = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 CONTRACT = {"size": [HEIGHT, WIDTH], "labels": list(LABELS), "activation": "logits", "model_name": "plain"}
@@ -47,6 +52,31 @@ def test_the_context_of_a_request_goes_on_to_the_predictor(
     assert (request.parent, decode.parent, predict.parent) == (CALLER, request.id, request.id)
     assert plain.headers["traceparent"] == f"00-{TRACE}-{predict.id}-01"
     assert plain.headers["tracestate"] == "client=7"
+
+
+def test_an_event_whose_headers_were_dropped_is_followed_by_its_extension_and_over_grpc(
+    store: Store, s3: S3Client, bucket: str, tmp_path: Path
+) -> None:
+    s3.put_object(Bucket=bucket, Key="a.png", Body=png(1))
+    event = object_event(bucket, "a.png").with_extensions({"traceparent": f"00-{TRACE}-{CALLER}-01"})
+    headers, body = cloudevent.structured(event)
+    with collecting() as collector, pytest.MonkeyPatch.context() as patch:
+        for name, value in collector.environment.items():
+            patch.setenv(name, value)
+        grpc = ("--predictor-protocol", "grpc-v2")
+        with (
+            running_predictor(tmp_path / "predictor.log") as predictor,
+            running_transformer(tmp_path / "log", store, predictor.grpc_target, *grpc) as transformer,
+        ):
+            answer = httpx.post(f"{transformer.url}/events", content=body, headers=headers, timeout=30)
+        (reply,) = cloudevent.parse(answer.headers, answer.content)
+        spans = wait_for(lambda: collector.trace(TRACE), "the spans")
+    assert reply.extensions["traceparent"] == f"00-{TRACE}-{CALLER}-01"
+    assert (spans[0].name, spans[0].parent) == ("transformer.event", CALLER)
+    by_id = {span.id: span for span in spans}
+    computed = [span for span in spans if span.service == "whimbrel-predictor"]
+    assert len(computed) == 2  # which preset it has, and the image
+    assert {by_id[span.parent].name for span in computed} == {"transformer.predict"}
 
 
 def run(program: str, **variables: str) -> subprocess.CompletedProcess[str]:
