@@ -1,11 +1,11 @@
-"""Every mode that Pillow decodes to becomes RGB, a strip at a time, so that no third copy of a picture is held."""
+"""Every mode that Pillow decodes to becomes RGB, never with a third copy of the picture in memory."""
 
 from __future__ import annotations
 
 import numpy as np
 from PIL import Image, ImageChops
 
-_STRIP_PIXELS = 128 * 1024
+_STRIP_PIXELS = 128 * 1024  # what takes more than one step is done a strip at a time
 
 
 def to_rgb(image: Image.Image, background: tuple[int, int, int], *, inverted: bool = False) -> Image.Image:
@@ -13,22 +13,24 @@ def to_rgb(image: Image.Image, background: tuple[int, int, int], *, inverted: bo
 
     Transparent parts show `background`; 16 bits are scaled to 8; CMYK is taken as it is, without any profile.
     """
-    if image.mode == "RGB" and not image.has_transparency_data:
-        return image
-    rgb = Image.new("RGB", image.size)
+    sixteen_bits, transparent = image.mode.startswith("I"), image.has_transparency_data
+    if not (sixteen_bits or transparent or inverted):
+        return image if image.mode == "RGB" else image.convert("RGB")
+    rgb = Image.new("RGB", image.size, background)
     rows = max(1, _STRIP_PIXELS // image.width)
     for top in range(0, image.height, rows):
         strip = image.crop((0, top, image.width, min(image.height, top + rows)))
-        rgb.paste(_strip(ImageChops.invert(strip) if inverted else strip, background), (0, top))
+        if sixteen_bits:
+            rgb.paste(_eight_bits(strip), (0, top))
+        elif transparent:
+            straight = (strip.convert("LA") if strip.mode == "La" else strip).convert("RGBA")
+            rgb.paste(straight.convert("RGB"), (0, top), mask=straight.getchannel("A"))
+        else:
+            rgb.paste(ImageChops.invert(strip).convert("RGB"), (0, top))
     return rgb
 
 
-def _strip(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
-    if image.mode.startswith("I"):  # 16 bits of grey; Pillow's own conversion clips where it should scale
-        samples = np.asarray(image).astype(np.int64)
-        return Image.fromarray(np.clip(samples >> 8, 0, 255).astype(np.uint8)).convert("RGB")
-    if image.has_transparency_data:
-        straight = image.convert("LA") if image.mode == "La" else image
-        opaque = Image.new("RGBA", image.size, (*background, 255))
-        return Image.alpha_composite(opaque, straight.convert("RGBA")).convert("RGB")
-    return image.convert("RGB")
+def _eight_bits(grey: Image.Image) -> Image.Image:
+    """Pillow's own conversion clips where it should scale."""
+    samples = np.asarray(grey).astype(np.int64)
+    return Image.fromarray(np.clip(samples >> 8, 0, 255).astype(np.uint8))

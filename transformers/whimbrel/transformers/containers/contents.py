@@ -35,6 +35,13 @@ def unpack(layout: str, content: bytes, offset: int) -> tuple[int, ...]:
     return struct.unpack_from(layout, content, offset)
 
 
+def add_part(parts: list[tuple[int, int]], start: int, end: int) -> None:
+    """Adds [start, end), to the last part where it follows that."""
+    if parts and parts[-1][1] == start:
+        start = parts.pop()[0]
+    parts.append((start, end))
+
+
 def joined(content: bytes, kept: list[tuple[int, int]]) -> bytes:
     """The parts [start, end) of `content`, one after the other; `content` itself when that is all of it."""
     if len(kept) == 1 and kept[0] == (0, len(content)):

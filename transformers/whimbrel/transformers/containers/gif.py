@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from whimbrel.transformers.containers.contents import Broken, Contents, joined, unpack
 
-MAX_BLOCKS = 500_000  # at most 255 bytes each
+MAX_BLOCKS = 200_000  # of up to 255 bytes each
 
 _HEADER_BYTES = 13
 _EXTENSION, _IMAGE, _END = 0x21, 0x2C, 0x3B

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from whimbrel.transformers.containers.contents import Broken, Contents, joined, unpack
+from whimbrel.transformers.containers.contents import Broken, Contents, add_part, joined, unpack
 from whimbrel.transformers.containers.exif import orientation
 
 MAX_SEGMENTS = 4096
@@ -64,16 +64,16 @@ def read(content: bytes) -> Contents:
         if _JFIF < segment.marker < _ADOBE or segment.marker in (_ADOBE + 1, _COMMENT):
             aside.append(data)
         else:
-            kept.append((segment.start, segment.end))
+            add_part(kept, segment.start, segment.end)
     if frame is None:
         raise Broken("a scan before any frame")
-    kept.append((segment.start, len(content)))
+    add_part(kept, segment.start, len(content))
     end = _end(content, segment)
     several = frame.progressive or content[segment.data] < len(frame.sampling)
     return Contents(
         frame.width,
         frame.height,
-        joined(content, kept) if aside else content,
+        joined(content, kept),
         orientation(exif),
         (*aside, content[end:]),
         workspace=frame.coefficient_bytes if several else 0,
@@ -93,7 +93,8 @@ def _segments(content: bytes) -> Iterator[_Segment]:
         if marker in _STANDALONE or marker in _UNSUPPORTED:
             raise Broken(f"marker ff {marker:02x} before the picture; lossless and hierarchical JPEG are not decoded")
         (length,) = unpack(">H", content, found.end())
-        segment = _Segment(marker, position, found.end() + 2, found.end() + length)
+        # Any number of 0xff may stand before a marker: they are left out.
+        segment = _Segment(marker, found.end() - 2, found.end() + 2, found.end() + length)
         if length < 2 or segment.end > len(content):
             raise Broken(f"truncated: the segment at byte {position} has {length} bytes")
         yield segment

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from whimbrel.transformers.containers.contents import Broken, Contents, joined, unpack
+from whimbrel.transformers.containers.contents import Broken, Contents, add_part, joined, unpack
 from whimbrel.transformers.containers.exif import orientation
 
 MAX_CHUNKS = 65_536
@@ -25,7 +25,7 @@ def read(content: bytes) -> Contents:
                 raise Broken(f"it starts with the chunk {name!r}, not with IHDR")
             width, height = unpack(">II", content, data.start)
         if name in _KEPT:
-            kept[-1:] = [(kept[-1][0], end)] if kept[-1][1] == start else [kept[-1], (start, end)]
+            add_part(kept, start, end)
         else:
             aside.append(content[data])
         if name == b"eXIf":
