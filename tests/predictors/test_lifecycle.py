@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import itertools
 import json
 import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import grpc
@@ -202,6 +206,102 @@ def test_the_drain_answers_everything_under_load(tmp_path: Path) -> None:
     assert {status for client in clients for status in client.statuses} == {200}
     assert all(client.told_to_leave for client in clients)
     assert exit_status == 0
+
+
+class Gateway:
+    """Gives each connection to the backend that is in turn, one that was told to be ready; bytes pass as they are."""
+
+    def __init__(self, ready: list[int]) -> None:
+        self.ready, self._turn, self.port = ready, itertools.count(), 0
+        self._started, self._stopping = threading.Event(), asyncio.Event()
+
+    async def serve(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        server = await asyncio.start_server(self._pass, "127.0.0.1", 0)
+        self.port = server.sockets[0].getsockname()[1]
+        self._started.set()
+        await self._stopping.wait()
+        server.close()
+
+    def __enter__(self) -> Gateway:
+        self._thread = threading.Thread(target=lambda: asyncio.run(self.serve()))
+        self._thread.start()
+        assert self._started.wait(10)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._loop.call_soon_threadsafe(self._stopping.set)
+        self._thread.join(10)
+
+    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        ready = list(self.ready)
+        backend = await asyncio.open_connection("127.0.0.1", ready[next(self._turn) % len(ready)])
+        await asyncio.gather(_copy(reader, backend[1]), _copy(backend[0], writer))
+
+
+async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with contextlib.suppress(ConnectionError):
+        while content := await reader.read(65536):
+            writer.write(content)
+            await writer.drain()
+    writer.close()
+
+
+def test_a_rolling_restart_of_two_predictors_fails_no_request(tmp_path: Path) -> None:
+    """As Knative rolls: the new one is ready before the old one leaves the gateway and gets its SIGTERM."""
+    options = ("--drain-seconds", "0.5", "--null-delay-seconds", "0.01")
+    with ExitStack() as stack:
+        backends = [stack.enter_context(running_predictor(tmp_path / f"{number}", *options)) for number in range(2)]
+        gateway = stack.enter_context(Gateway([port_of(backend) for backend in backends]))
+        stop, exits = threading.Event(), []
+        clients = [RollingClient(gateway.port, stop) for _ in range(4)]
+        for client in clients:
+            client.start()
+        for number in range(2):
+            replacement = stack.enter_context(running_predictor(tmp_path / f"new-{number}", *options))
+            gateway.ready = [
+                port_of(replacement),
+                *(port for port in gateway.ready if port != port_of(backends[number])),
+            ]
+            exits.append(backends[number].process.stop())
+        answered = sum(len(client.statuses) for client in clients)
+        wait_for(lambda: sum(len(client.statuses) for client in clients) > answered + 100, "answers of the new ones")
+        stop.set()
+        for client in clients:
+            client.join(30)
+
+    assert exits == [0, 0]
+    assert [client.failure for client in clients] == [None] * 4
+    assert {status for client in clients for status in client.statuses} == {200}
+
+
+def port_of(predictor: Predictor) -> int:
+    return int(predictor.url.rpartition(":")[2])
+
+
+class RollingClient(threading.Thread):
+    """Sends without pause; a connection that it is told to close is opened anew."""
+
+    def __init__(self, port: int, stop: threading.Event) -> None:
+        super().__init__()
+        self._url, self._stop_event = f"http://127.0.0.1:{port}/v2/models/digits/infer", stop
+        self.statuses: list[int] = []
+        self.failure: Exception | None = None
+
+    def run(self) -> None:
+        try:
+            with httpx.Client(timeout=30) as connection:
+                while not self._stop_event.is_set():
+                    self.statuses.append(connection.post(self._url, json=v2_document(null_images(1))).status_code)
+        except httpx.HTTPError as error:
+            self.failure = error
+
+
+def test_the_stages_of_the_start_are_logged(tmp_path: Path) -> None:
+    with running_predictor(tmp_path / "log", "--timing", "true") as predictor:
+        line = next(line for line in predictor.process.output().splitlines() if "timing: before" in line)
+
+    assert all(stage in line for stage in ("fetch and verify", "import and build", "warm up", "ready after"))
 
 
 def test_what_was_accepted_is_answered_after_the_drain(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from whimbrel.predictors.batcher import Batcher, DeviceThreads, batching
 from whimbrel.predictors.network import Description
 from whimbrel.predictors.settings import PredictorSettings
 from whimbrel.predictors.sources import Located, Source
+from whimbrel.predictors.timing import Stages
 from whimbrel.predictors.warm_up import warm_up
 
 CURRENT, CANDIDATE, PREVIOUS = "current", "candidate", "previous"
@@ -69,6 +70,7 @@ class Residents:
         self.candidate_percent = 0.0
         self.loading: Source | None = None
         self.failure: Failure | None = None
+        self.stages = Stages()  # of the last load
         self._change: asyncio.Task[None] | None = None
 
     @property
@@ -143,7 +145,8 @@ class Residents:
     async def _loaded(self, source: Source, drain_and_swap: bool) -> Resident:
         self.loading, current = source, self.current
         try:
-            located = await asyncio.to_thread(sources.locate, source, self._settings)
+            with self.stages.timed("fetch and verify"):
+                located = await asyncio.to_thread(sources.locate, source, self._settings)
             await self._make_room(located, drain_and_swap)
             resident = await self._started(located)
         except Exception as error:
@@ -161,7 +164,8 @@ class Residents:
         return resident
 
     async def _started(self, located: Located) -> Resident:
-        network = await asyncio.to_thread(sources.build, located, self._settings)
+        with self.stages.timed("import and build"):
+            network = await asyncio.to_thread(sources.build, located, self._settings)
         async with AsyncExitStack() as life:
             life.callback(memory.give_back)
             life.callback(network.close)
@@ -169,7 +173,8 @@ class Residents:
             batcher = await life.enter_async_context(
                 batching(network, self._settings.batch_limits, self._threads, **names)
             )
-            await warm_up(batcher, network.description, self._settings)
+            with self.stages.timed("warm up"):
+                await warm_up(batcher, network.description, self._settings)
             description = network.description
             return Resident(located.version, located.source, description, batcher, located.needed_bytes, life.pop_all())
 

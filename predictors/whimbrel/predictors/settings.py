@@ -53,6 +53,7 @@ class PredictorSettings(ModelServerSettings, S3Settings):
     )
 
     grpc_port: Port | None = Field(default=8081, description="port for V2 gRPC")
+    timing: bool = Field(default=False, description="whether to log how long each stage of the start took")
     device: str = Field(
         default="auto", pattern=r"^(auto|cpu|cuda(:[0-9]{1,2})?)$", description="auto, cpu, cuda or cuda:N"
     )

@@ -18,6 +18,7 @@ from whimbrel.predictors.pointer import PointerFollower
 from whimbrel.predictors.residents import Residents
 from whimbrel.predictors.settings import PredictorSettings
 from whimbrel.predictors.sources import source_of
+from whimbrel.predictors.timing import process_age_seconds as age
 
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.2, 3.0
 
@@ -31,11 +32,14 @@ async def serving(model: PredictorModel, settings: PredictorSettings) -> AsyncIt
     A store or registry that does not answer is waited for. Raises PackageRefused, NotFound, SettingsError, and
     Unavailable after `start_timeout_seconds`.
     """
+    before = age()
     with device_threads() as threads:
         residents = Residents(settings, threads)
         try:
             async with _loaded(model, residents, settings):
                 model.serve(residents)
+                if settings.timing:
+                    logger.info("timing: before %.2f s, %s, ready after %.2f s", before, residents.stages.line(), age())
                 yield
         finally:
             await residents.close()

@@ -9,6 +9,7 @@ import numpy as np
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
+from torch.overrides import TorchFunctionMode
 
 from whimbrel.core import pt2
 from whimbrel.core.errors import PackageRefused, SettingsError
@@ -96,7 +97,7 @@ def _on_meta(manifest: Manifest, weights: dict[str, torch.Tensor]) -> torch.nn.M
     """Built without memory or initialisation. None for a network that computes values while it is built, or keeps
     some that are not among its weights."""
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), _NoRandomValues():
             module = _architecture(manifest)
     except (RuntimeError, NotImplementedError):
         return None
@@ -111,17 +112,34 @@ def _constructed(manifest: Manifest, weights: dict[str, torch.Tensor]) -> torch.
     return module
 
 
+_RANDOM = ("normal_", "uniform_")
+
+
+class _NoRandomValues(TorchFunctionMode):
+    """Leaves tensors without memory as they are: torch would import its compiler to give them random values."""
+
+    def __torch_function__(self, function: Any, _types: Any, arguments: Any = (), named: Any = None) -> Any:
+        given = named or {}
+        target = arguments[0] if arguments else given.get("tensor")
+        if _sets_random_values(function) and isinstance(target, torch.Tensor) and target.is_meta:
+            return target
+        return function(*arguments, **given)
+
+
+def _sets_random_values(function: Any) -> bool:
+    return getattr(function, "__module__", None) == "torch.nn.init" or getattr(function, "__name__", "") in _RANDOM
+
+
 def _architecture(manifest: Manifest) -> torch.nn.Module:
-    import torchvision  # 0.5 s that an exported network does not need
+    from whimbrel.predictors import torchvision_networks  # an exported network needs none of it
 
     name, options = manifest.architecture.removeprefix("torchvision:"), manifest.architecture_options
     if any(option.startswith("weights") for option in options):
         raise PackageRefused("architecture_options: expected none about weights, which come from the package alone")
     try:
-        module: torch.nn.Module = torchvision.models.get_model(name, weights=None, **options)
+        return torchvision_networks.build(name, dict(options))
     except (ValueError, TypeError, AssertionError) as error:
         raise PackageRefused(f"expected an architecture of torchvision, seen {name!r} {options}; {error}") from None
-    return module
 
 
 def _assign(module: torch.nn.Module, weights: dict[str, torch.Tensor], manifest: Manifest) -> None:
