@@ -60,7 +60,7 @@ class TransformerSettings(S3Settings, ModelServerSettings):
         default=min(8, os.cpu_count() or 1), ge=1, le=256, description="images decoded at the same time"
     )
     decode_budget: int = Field(
-        default=1024 * MEBI, ge=16 * MEBI, le=2**40, description="bytes of memory that decoding may hold at once"
+        default=512 * MEBI, ge=16 * MEBI, le=2**40, description="bytes of memory that decoding may hold at once"
     )
     byte_budget: int = Field(
         default=256 * MEBI, ge=1, le=2**40, description="bytes of encoded images held by all requests"
