@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from testbed.engine import OneMachine, one_machine
 from testbed.stores import CREDENTIALS, Store, moto_store
 
 if TYPE_CHECKING:
@@ -35,6 +36,13 @@ def bucket(s3: S3Client) -> str:
     name = f"test-{uuid.uuid4().hex[:12]}"
     s3.create_bucket(Bucket=name)
     return name
+
+
+@pytest.fixture(scope="session")
+def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OneMachine]:
+    """One engine with the null model for every test that needs a whole machine; each uses keys of its own."""
+    with one_machine(tmp_path_factory.mktemp("machine") / "state") as started:
+        yield started
 
 
 @pytest.fixture(scope="session")

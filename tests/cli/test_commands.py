@@ -5,19 +5,12 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from testbed.engine import OneMachine, one_machine, picture
+from testbed.engine import OneMachine, picture
 from testbed.processes import environment, wait_for
-
-
-@pytest.fixture(scope="module")
-def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OneMachine]:
-    with one_machine(tmp_path_factory.mktemp("commands") / "state") as started:
-        yield started
 
 
 def whimbrel(*arguments: str, state: Path | None = None, status: int = 0) -> str:

@@ -48,7 +48,7 @@ class S3Settings(ComponentSettings):
     s3_verify_tls: bool = Field(default=True, description="verify the store's certificate")
     s3_ca_bundle: str | None = Field(default=None, description="file with the certificates to trust")
     s3_connect_timeout_seconds: Seconds = Field(default=5.0, description="longest wait for a connection")
-    s3_read_timeout_seconds: Seconds = Field(default=30.0, description="longest wait between two reads")
+    s3_read_timeout_seconds: Seconds = Field(default=10.0, description="longest wait between two reads")
     s3_max_attempts: int = Field(default=3, ge=1, le=20, description="attempts of one S3 request, the first included")
 
 
