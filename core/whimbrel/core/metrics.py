@@ -43,6 +43,33 @@ PREDICTOR_DEVICE_SECONDS = Histogram(
     "whimbrel_predictor_device_seconds", "One batch on the device", ["model", "version"], buckets=_STAGE_BUCKETS
 )
 PREDICTOR_IMAGES = Counter("whimbrel_predictor_images", "Images by outcome", ["model", "version", "outcome"])
+PREDICTOR_ROLE = Gauge(
+    "whimbrel_predictor_role",
+    "1 for each resident version (current, candidate, previous)",
+    ["model", "version", "role"],
+)
+PREDICTOR_SHARE = Gauge(
+    "whimbrel_predictor_share_ratio", "Part of the requests that the version answers", ["model", "version"]
+)
+PREDICTOR_RESIDENT_BYTES = Gauge(
+    "whimbrel_predictor_resident_bytes",
+    "Memory that the version's weights and largest batch need",
+    ["model", "version"],
+)
+PREDICTOR_FREE_BYTES = Gauge("whimbrel_predictor_free_bytes", "Memory that one more version may take", ["model"])
+PREDICTOR_QUEUED_IMAGES = Gauge("whimbrel_predictor_queued_images", "Images that wait now", ["model", "version"])
+PREDICTOR_LOADS = Counter(
+    "whimbrel_predictor_loads", "Loads of versions by outcome (loaded, failed)", ["model", "outcome"]
+)
+PREDICTOR_SWAP_SECONDS = Histogram(
+    "whimbrel_predictor_swap_seconds",
+    "From the wish for a version to its share of the requests",
+    ["model"],
+    buckets=(0.01, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0),
+)
+PREDICTOR_POINTER_SYNCED = Gauge(
+    "whimbrel_predictor_pointer_synced", "1 where the replica holds what its model pointer says", ["model"]
+)
 
 SINK_RECORDS = Counter("whimbrel_sink_records", "Records by sink and outcome (new, duplicate)", ["sink", "outcome"])
 

@@ -19,7 +19,12 @@ from typing import Any
 import numpy as np
 
 from whimbrel.core.errors import DeadlinePassed, Unavailable
-from whimbrel.core.metrics import PREDICTOR_BATCH_SIZE, PREDICTOR_DEVICE_SECONDS, PREDICTOR_QUEUE_SECONDS
+from whimbrel.core.metrics import (
+    PREDICTOR_BATCH_SIZE,
+    PREDICTOR_DEVICE_SECONDS,
+    PREDICTOR_QUEUE_SECONDS,
+    PREDICTOR_QUEUED_IMAGES,
+)
 from whimbrel.predictors.batch_policy import Arrivals, BatchLimits, BatchTimes, batch_size, seconds_to_wait
 from whimbrel.predictors.network import Images, Network, Outputs
 
@@ -56,6 +61,8 @@ class Batcher:
         self._queue_seconds = PREDICTOR_QUEUE_SECONDS.labels(model_name, version)
         self._device_seconds = PREDICTOR_DEVICE_SECONDS.labels(model_name, version)
         self._batch_size = PREDICTOR_BATCH_SIZE.labels(model_name, version)
+        queued = PREDICTOR_QUEUED_IMAGES.labels(model_name, version)
+        queued.set_function(lambda: self._queued_images)
         self.times, self._arrivals = BatchTimes(), Arrivals()
         self._waiting: OrderedDict[_Piece, None] = OrderedDict()  # by age; any leaves at the same cost
         self._queued_images = 0
@@ -241,3 +248,4 @@ async def batching(
     finally:
         batcher.close()
         await running
+        PREDICTOR_QUEUED_IMAGES.remove(model_name, version)

@@ -16,6 +16,7 @@ import uuid
 from typing import Any
 
 from whimbrel.core.errors import InputRefused, PackageRefused, WhimbrelError
+from whimbrel.core.metrics import PREDICTOR_POINTER_SYNCED
 from whimbrel.core.model_pointer import PointedVersion, Pointer, PointerStore, Read, Replica
 from whimbrel.predictors.residents import CANDIDATE, Residents
 from whimbrel.predictors.settings import PredictorSettings
@@ -66,6 +67,7 @@ class PointerFollower:
             if self._error != str(error):
                 logger.warning("not at the pointer's state: %s", error)
             self._error = str(error)
+        PREDICTOR_POINTER_SYNCED.labels(self._settings.model_name).set(self._synced())
         await self._report()
 
     async def stop(self) -> None:

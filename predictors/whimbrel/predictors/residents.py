@@ -18,12 +18,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from whimbrel.core.errors import InputRefused, NotFound, Unavailable, WhimbrelError
+from whimbrel.core.metrics import PREDICTOR_FREE_BYTES, PREDICTOR_LOADS, PREDICTOR_SWAP_SECONDS
 from whimbrel.predictors import memory, sources
 from whimbrel.predictors.batcher import Batcher, DeviceThreads, batching
 from whimbrel.predictors.network import Description
 from whimbrel.predictors.settings import PredictorSettings
 from whimbrel.predictors.sources import Located, Source
 from whimbrel.predictors.timing import Stages
+from whimbrel.predictors.version_metrics import VersionMetrics
 from whimbrel.predictors.warm_up import warm_up
 
 CURRENT, CANDIDATE, PREVIOUS = "current", "candidate", "previous"
@@ -71,6 +73,7 @@ class Residents:
         self.loading: Source | None = None
         self.failure: Failure | None = None
         self.stages = Stages()  # of the last load
+        self._metrics = VersionMetrics(settings.model_name)
         self._change: asyncio.Task[None] | None = None
 
     @property
@@ -127,6 +130,7 @@ class Residents:
         if resident is None:
             resident = await self._loaded(source, drain_and_swap)
         await self._give_share(resident, percent)
+        PREDICTOR_SWAP_SECONDS.labels(self._settings.model_name).observe(time.monotonic() - started)
         seconds = round(time.monotonic() - started, 3)
         described = {"version": resident.version, "digest": resident.description.digest}
         logger.info("serving", extra={**described, "percent": percent, "seconds": seconds})
@@ -152,6 +156,7 @@ class Residents:
         except Exception as error:
             reason = str(error) if isinstance(error, WhimbrelError) else f"unexpected {type(error).__name__}"
             self.failure = Failure(source, reason)
+            PREDICTOR_LOADS.labels(self._settings.model_name, "failed").inc()
             if current is not None and self.current is None:
                 logger.warning("loading the former version again: %s", reason)
                 self.roles[CURRENT] = await self._started(
@@ -161,6 +166,7 @@ class Residents:
         finally:
             self.loading = None
         self.failure = None
+        PREDICTOR_LOADS.labels(self._settings.model_name, "loaded").inc()
         return resident
 
     async def _started(self, located: Located) -> Resident:
@@ -217,8 +223,14 @@ class Residents:
         else:
             leaving = self.roles.get(CANDIDATE)
             self.roles[CANDIDATE], self.candidate_percent = resident, percent
+        self._show()
         if leaving is not None:
             await self._retire(leaving)
+
+    def _show(self) -> None:
+        roles = {role: (resident.version, resident.needed_bytes) for role, resident in self.roles.items()}
+        self._metrics.show(roles, self.candidate_percent / 100)
+        PREDICTOR_FREE_BYTES.labels(self._settings.model_name).set(self._free_bytes())
 
     def _release_role(self, resident: Resident) -> None:
         for role, each in list(self.roles.items()):
@@ -230,6 +242,7 @@ class Residents:
         if resident.users:
             await resident.unused.wait()
         await resident.life.aclose()
+        self._show()
         logger.info("unloaded", extra={"version": resident.version, "digest": resident.description.digest})
 
     def _named(self, version: str) -> Resident:

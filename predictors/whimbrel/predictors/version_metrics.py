@@ -1,0 +1,33 @@
+"""The resident versions as metrics: role, share and memory of each; what has left is no longer exposed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from prometheus_client import Gauge
+
+from whimbrel.core.metrics import PREDICTOR_RESIDENT_BYTES, PREDICTOR_ROLE, PREDICTOR_SHARE
+
+
+class VersionMetrics:
+    """Remembers what it exposed of one model, so that it can withdraw it."""
+
+    def __init__(self, model_name: str) -> None:
+        self._model_name = model_name
+        self._exposed: set[tuple[Gauge, tuple[str, ...]]] = set()
+
+    def show(self, roles: Mapping[str, tuple[str, int]], candidate_share: float) -> None:
+        """`roles`: version and bytes by role; `candidate_share`: 0 to 1."""
+        share = candidate_share if "candidate" in roles else 0.0
+        shares = {"current": 1.0 - share, "candidate": share}
+        shown: dict[tuple[Gauge, tuple[str, ...]], float] = {}
+        for role, (version, needed_bytes) in roles.items():
+            names = (self._model_name, version)
+            shown[PREDICTOR_ROLE, (*names, role)] = 1.0
+            shown[PREDICTOR_SHARE, names] = shares.get(role, 0.0)
+            shown[PREDICTOR_RESIDENT_BYTES, names] = float(needed_bytes)
+        for gauge, labels in self._exposed - shown.keys():
+            gauge.remove(*labels)
+        for (gauge, labels), value in shown.items():
+            gauge.labels(*labels).set(value)
+        self._exposed = set(shown)
