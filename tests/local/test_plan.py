@@ -65,6 +65,7 @@ def test_a_process_has_its_declared_environment_and_the_machines_and_no_more(pla
     expected = MACHINE | embedded.settings_environment(1, 2)
     assert predictor.environment == expected | {
         "WHIMBREL_MODEL_URI": "models:/digits@champion",
+        "WHIMBREL_DRAIN_SECONDS": "0",
         "WHIMBREL_HTTP_HOST": "127.0.0.1",
     }
     assert predictor.grpc
