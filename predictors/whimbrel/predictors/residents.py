@@ -180,7 +180,8 @@ class Residents:
                 batching(network, self._settings.batch_limits, self._threads, **names)
             )
             with self.stages.timed("warm up"):
-                await warm_up(batcher, network.description, self._settings)
+                beside_another = self.current is not None
+                await warm_up(batcher, network.description, self._settings, beside_another=beside_another)
             description = network.description
             return Resident(located.version, located.source, description, batcher, located.needed_bytes, life.pop_all())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 
 import numpy as np
@@ -12,28 +13,39 @@ from whimbrel.predictors.batcher import Batcher
 from whimbrel.predictors.network import Description
 from whimbrel.predictors.settings import PredictorSettings
 
+PAUSE = 3  # beside another version: a quarter of the device for the warm-up, the rest for the requests
 
-async def warm_up(batcher: Batcher, description: Description, settings: PredictorSettings) -> None:
+
+async def warm_up(
+    batcher: Batcher, description: Description, settings: PredictorSettings, *, beside_another: bool = False
+) -> None:
     """One image first, its time not counted; then each doubling that pays, for `warm_up_seconds`.
 
     With a fixed size, that size. Raises PackageRefused for a network that does not compute.
     """
     started, limits = time.monotonic(), settings.batch_limits
-    await _compute(batcher, description, 1, settings.top_k, count=False)
+
+    async def compute(size: int, *, count: bool = True) -> None:
+        began = time.monotonic()
+        await _compute(batcher, description, size, settings.top_k, count=count)
+        if beside_another:
+            await asyncio.sleep(PAUSE * (time.monotonic() - began))
+
+    await compute(1, count=False)
     if not limits.adaptive:
-        await _compute(batcher, description, limits.max_batch_size, settings.top_k)
+        await compute(limits.max_batch_size)
         return
     size = 1
     while time.monotonic() - started < settings.warm_up_seconds:
-        await _compute(batcher, description, size, settings.top_k, count=size == 1)
+        await compute(size, count=size == 1)
         if size > 1:  # the first batch of a size also plans and allocates
-            await _compute(batcher, description, size, settings.top_k)
+            await compute(size)
         if not batch_policy.grows(batcher.times, limits):
             return
         size = min(2 * size, limits.max_batch_size)
 
 
-async def _compute(batcher: Batcher, description: Description, size: int, top_k: int, *, count: bool = True) -> None:
+async def _compute(batcher: Batcher, description: Description, size: int, top_k: int, *, count: bool) -> None:
     preset = description.preset
     try:
         await batcher.measure(np.zeros((size, preset.height, preset.width, 3), np.uint8), top_k, count=count)
