@@ -35,8 +35,8 @@ def keys_in(s3: S3Client, bucket: str) -> list[str]:
 
 
 def test_a_store_with_conditional_puts_is_recognised(s3: S3Client, bucket: str) -> None:
-    assert ResultStore(s3, bucket).supports_conditional_puts()
-    assert ResultStore(s3, bucket).supports_conditional_puts(), "the probe may be there from an earlier start"
+    assert ResultStore(s3, bucket).probed().conditional_puts
+    assert ResultStore(s3, bucket).probed().conditional_puts, "the probe may be there from an earlier start"
 
 
 def test_a_redelivered_event_writes_nothing_new(s3: S3Client, bucket: str) -> None:
@@ -73,6 +73,22 @@ def test_racing_writers_write_each_version_once_and_the_newest_wins(s3: S3Client
     assert latest(s3, bucket, "a.png") == versions[-1]
 
 
+@pytest.mark.parametrize("content", [b"not a result", b'{"schema": "whimbrel.dev/result/v9"}'])
+def test_what_is_no_result_at_the_latests_key_gives_way(s3: S3Client, bucket: str, content: bytes) -> None:
+    s3.put_object(Bucket=bucket, Key=latest_key("photos", "a.png"), Body=content)
+    assert ResultStore(s3, bucket).write(result_of("a.png")) is Written.NEW
+    assert latest(s3, bucket, "a.png") == result_of("a.png")
+
+
+def test_without_conditional_puts_the_rules_hold_for_one_delivery_after_the_other(s3: S3Client, bucket: str) -> None:
+    results = ResultStore(s3, bucket, conditional_puts=False)
+    newer = result_of("a.png", event_id="2", etag="e2", time=NOON + timedelta(minutes=1))
+
+    assert [results.write(newer), results.write(newer)] == [Written.NEW, Written.DUPLICATE]
+    assert results.write(result_of("a.png", time=NOON)) is Written.NEW
+    assert latest(s3, bucket, "a.png") == newer
+
+
 def test_an_object_that_was_gone_is_recorded_once(s3: S3Client, bucket: str) -> None:
     results = ResultStore(s3, bucket)
     result = result_of("a.png")
@@ -88,7 +104,7 @@ def test_a_missing_bucket_and_an_absent_store_are_to_be_tried_again(s3: S3Client
     with pytest.raises(NotFound, match="NoSuchBucket"):
         ResultStore(s3, "no-such-bucket-here").write(result_of("a.png"))
     with pytest.raises(NotFound, match="no-such-bucket-here"):
-        ResultStore(s3, "no-such-bucket-here").supports_conditional_puts()
+        ResultStore(s3, "no-such-bucket-here").probed()
     away = s3_client(S3Settings(s3_endpoint=f"http://127.0.0.1:{free_port()}", s3_max_attempts=1))
     with pytest.raises(Unavailable, match="does not answer"):
         ResultStore(away, "results").write(result_of("a.png"))

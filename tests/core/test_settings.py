@@ -70,6 +70,26 @@ def test_a_wrong_environment_is_shown_as_it_was_seen(monkeypatch: pytest.MonkeyP
         probe()
 
 
+def test_only_the_documented_variables_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WHIMBREL_BUCKET", "photos")
+    monkeypatch.setenv("HTTP_PORT", "tcp://10.0.0.1:80")  # what Kubernetes sets for a Service named http
+    monkeypatch.setenv("BUCKET", "other")
+    assert (probe().http_port, probe().bucket) == (8080, "photos")
+
+
+def test_a_wrong_alias_is_named_as_it_was_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WHIMBREL_BUCKET", "photos")
+    monkeypatch.setenv("PORT", "many")
+    with pytest.raises(SettingsError, match=r"setting PORT \(--http-port\): .*seen 'many'"):
+        probe()
+
+
+def test_a_credential_in_a_refused_setting_is_not_repeated() -> None:
+    with pytest.raises(SettingsError) as raised:
+        probe("--bucket", "b", "--s3-endpoint", "http://user:hunter2@store")
+    assert "hunter2" not in str(raised.value)
+
+
 def test_help_names_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exited:
         probe("--help")

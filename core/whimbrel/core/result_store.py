@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import logging
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from whimbrel.core.errors import Unavailable
+from whimbrel.core.errors import InputRefused, Unavailable
 from whimbrel.core.results import Gone, Result, dump, gone_key, latest_key, parse_result, replaces, result_key
-from whimbrel.core.s3 import as_whimbrel_error, is_missing, is_precondition_failure
+from whimbrel.core.s3 import as_whimbrel_error, error_code, is_missing, is_precondition_failure
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
+logger = logging.getLogger(__name__)
+
+_UNKNOWN_HEADER_STATUSES: Final = (400, 501)
 _PROBE_KEY = ".whimbrel/conditional-put-probe"
 _MAX_RACES = 16  # writers of one key that may beat us in a row before the event is tried again
 
@@ -27,11 +31,16 @@ class Written(Enum):
 
 @dataclass(frozen=True, slots=True)
 class ResultStore:
-    """The results of one bucket. `prefix` may hold `{bucket}`, the bucket of the object. Blocking; thread-safe."""
+    """The results of one bucket. `prefix` may hold `{bucket}`, the bucket of the object. Blocking; thread-safe.
+
+    Where the store has no conditional puts (`conditional_puts` False), it is asked before each put instead: two
+    deliveries at the same instant may then both write, and an older event may win the latest of its key.
+    """
 
     client: S3Client
     bucket: str
     prefix: str = "{bucket}"
+    conditional_puts: bool = True
 
     def write(self, result: Result) -> Written:
         """Write a result once, then make it the latest of its key where its event is the newest.
@@ -58,18 +67,20 @@ class ResultStore:
             raise as_whimbrel_error(error, f"recording {ref.uri} as gone in bucket {self.bucket!r}") from error
         return Written.NEW if new else Written.DUPLICATE
 
-    def supports_conditional_puts(self) -> bool:
-        """Ask the store itself, with two writes of one small key: the second has to be refused.
+    def probed(self) -> ResultStore:
+        """This store as it really is: two conditional puts of one small key tell, the second has to be refused.
 
-        Without them two deliveries at the same instant may both write, and an older event may win the latest.
+        A store that takes both ignores conditions; one that answers 400 or 501 knows none. Any other failure says
+        nothing about that, and is raised: NotFound (no such bucket) or Unavailable.
         """
+        conditional = replace(self, conditional_puts=True)
         try:
-            self._put_once(_PROBE_KEY, b"")
-            return not self._put_once(_PROBE_KEY, b"")
+            conditional._put_once(_PROBE_KEY, b"")
+            return replace(self, conditional_puts=not conditional._put_once(_PROBE_KEY, b""))
         except ClientError as error:
-            if is_missing(error):
-                raise as_whimbrel_error(error, f"looking at bucket {self.bucket!r}") from error
-            return False
+            if error.response["ResponseMetadata"]["HTTPStatusCode"] in _UNKNOWN_HEADER_STATUSES:
+                return replace(self, conditional_puts=False)
+            raise as_whimbrel_error(error, f"looking at bucket {self.bucket!r}") from error
         except BotoCoreError as error:
             raise as_whimbrel_error(error, f"looking at bucket {self.bucket!r}") from error
 
@@ -78,15 +89,9 @@ class ResultStore:
 
     def _put_once(self, key: str, body: bytes) -> bool:
         """False when the key exists already."""
-        try:
-            self.client.put_object(
-                Bucket=self.bucket, Key=key, Body=body, ContentType="application/json", IfNoneMatch="*"
-            )
-        except ClientError as error:
-            if is_precondition_failure(error):
-                return False
-            raise
-        return True
+        if not self.conditional_puts:
+            return not self._exists(key) and self._put(key, body)
+        return self._put(key, body, IfNoneMatch="*")
 
     def _put_latest(self, key: str, result: Result) -> None:
         for _ in range(_MAX_RACES):
@@ -95,26 +100,49 @@ class ResultStore:
             stored = self._read(key)
             if stored is None:
                 continue
-            old, etag = stored
-            if not replaces(result, old) or self._replace(key, dump(result), etag):
+            content, etag = stored
+            if not _replaceable(content, result) or self._replace(key, dump(result), etag):
                 return
         raise Unavailable(f"{_MAX_RACES} other writers replaced {key!r} meanwhile", retry_after_seconds=1)
 
-    def _read(self, key: str) -> tuple[Result, str] | None:
+    def _read(self, key: str) -> tuple[bytes, str] | None:
         try:
             answer = self.client.get_object(Bucket=self.bucket, Key=key)
         except ClientError as error:
             if is_missing(error):
                 return None
             raise
-        return parse_result(answer["Body"].read()), answer["ETag"]
+        return answer["Body"].read(), answer["ETag"]
 
     def _replace(self, key: str, body: bytes, etag: str) -> bool:
         """False when the key is no longer what was read."""
+        return self._put(key, body, IfMatch=etag) if self.conditional_puts else self._put(key, body)
+
+    def _put(self, key: str, body: bytes, **condition: str) -> bool:
+        """False when the condition does not hold (S3 answers 404 to If-Match where there is no such key)."""
+        asked: dict[str, Any] = {"Bucket": self.bucket, "Key": key, "ContentType": "application/json", **condition}
         try:
-            self.client.put_object(Bucket=self.bucket, Key=key, Body=body, ContentType="application/json", IfMatch=etag)
+            self.client.put_object(Body=body, **asked)
         except ClientError as error:
-            if is_precondition_failure(error) or is_missing(error):
+            if is_precondition_failure(error) or error_code(error) == "NoSuchKey":
                 return False
             raise
+        return True
+
+    def _exists(self, key: str) -> bool:
+        try:
+            self.client.head_object(Bucket=self.bucket, Key=key)
+        except ClientError as error:
+            if is_missing(error):
+                return False
+            raise
+        return True
+
+
+def _replaceable(content: bytes, result: Result) -> bool:
+    """Whether what lies at the latest's key gives way: an older result, or what is no result of this schema."""
+    try:
+        return replaces(result, parse_result(content))
+    except InputRefused as error:
+        logger.warning("the latest result of %r is replaced, it is none: %s", result.object.key, error)
         return True

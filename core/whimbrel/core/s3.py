@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
 
 NOT_FOUND_CODES = frozenset({"NoSuchKey", "NoSuchVersion", "NoSuchBucket", "404", "NotFound"})
-PRECONDITION_CODES = frozenset({"PreconditionFailed", "ConditionalRequestConflict", "412", "409"})
+PRECONDITION_CODES = frozenset({"PreconditionFailed", "412"})
 
 
 def s3_client(settings: S3Settings, *, connections: int = 32, credentials: tuple[str, str] | None = None) -> S3Client:
@@ -61,7 +61,10 @@ def is_missing(error: ClientError) -> bool:
 
 
 def is_precondition_failure(error: ClientError) -> bool:
-    """Whether a conditional write lost: the object exists, or is no longer the one that was read."""
+    """Whether a conditional write lost: the object exists, or is no longer the one that was read.
+
+    409 ConditionalRequestConflict is none: another request was at work on the key, and which won is not said.
+    """
     return error_code(error) in PRECONDITION_CODES
 
 

@@ -15,6 +15,7 @@ from pydantic import AliasChoices, Field, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from whimbrel.core.errors import SettingsError
+from whimbrel.core.logs import redact
 
 ENVIRONMENT_PREFIX = "WHIMBREL_"
 
@@ -58,7 +59,7 @@ class ServerSettings(ComponentSettings):
     http_host: str = Field(default="127.0.0.1", description="address to listen on; 0.0.0.0 inside a container")
     http_port: Port = Field(
         default=8080,
-        validation_alias=AliasChoices("http_port", "WHIMBREL_HTTP_PORT", "PORT"),  # PORT is what Knative sets
+        validation_alias=AliasChoices("WHIMBREL_HTTP_PORT", "PORT"),  # PORT is what Knative sets
         description="port for HTTP; also PORT, as Knative sets it",
     )
 
@@ -124,19 +125,30 @@ def _parse_arguments(settings_class: type[ComponentSettings], arguments: Sequenc
 
 
 def _line(settings_class: type[ComponentSettings], fault: Any, given: dict[str, Any]) -> str:
-    field = str(fault["loc"][0]) if fault["loc"] else ""
-    if not field:
-        return f"settings: {fault['msg'].removeprefix('Value error, ')}"
-    name = f"setting {environment_name(field)} ({option_name(field)})"
+    if not fault["loc"]:
+        return redact(f"settings: {fault['msg'].removeprefix('Value error, ')}")
+    field, variable = _named(settings_class, str(fault["loc"][0]))
+    name = f"setting {variable} ({option_name(field)})"
     described = settings_class.model_fields[field].description if field in settings_class.model_fields else None
     meaning = f" ({described})" if described else ""
     if fault["type"] == "missing":
         return f"{name}: missing{meaning}; set it"
-    seen = f", seen {given[field]!r}" if field in given else f", seen {_environment_value(field)!r}"
+    seen = given[field] if field in given else _environment_value(variable)
     allowed = fault["msg"].removeprefix("Value error, ")
-    return f"{name}: {allowed[:1].lower()}{allowed[1:]}{seen}{meaning}"
+    return redact(f"{name}: {allowed[:1].lower()}{allowed[1:]}, seen {seen!r}{meaning}")
 
 
-def _environment_value(field: str) -> str:
+def _named(settings_class: type[ComponentSettings], location: str) -> tuple[str, str]:
+    """The field and the environment variable that pydantic's `location` means, which may be an alias of the field."""
+    for name, field in settings_class.model_fields.items():
+        alias = field.validation_alias
+        choices = [str(choice) for choice in alias.choices] if isinstance(alias, AliasChoices) else []
+        if location == name or location.lower() in [choice.lower() for choice in choices]:
+            read = [choice for choice in choices if _environment_value(choice)]
+            return name, read[0] if read else choices[0] if choices else environment_name(name)
+    return location, environment_name(location)
+
+
+def _environment_value(variable: str) -> str:
     by_lower = {name.lower(): value for name, value in os.environ.items()}
-    return by_lower.get(environment_name(field).lower(), "")
+    return by_lower.get(variable.lower(), "")

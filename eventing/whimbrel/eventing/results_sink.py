@@ -34,7 +34,10 @@ def run(settings: ResultsSinkSettings) -> None:
             await take_events(parse(headers, body), store, writers)
 
     async def work(stopping: asyncio.Event, ready: Callable[[], None]) -> None:
-        look = functools.partial(writers.call, functools.partial(_look_at, store))
+        async def look() -> None:
+            nonlocal store
+            store = await writers.call(functools.partial(_looked_at, store))
+
         service = f"bucket {store.bucket!r}"
         if await serving.until_present(look, service, settings.startup_wait_seconds, stopping):
             ready()
@@ -72,10 +75,12 @@ def write(event: Event, store: ResultStore) -> Written:
         return written
 
 
-def _look_at(store: ResultStore) -> None:
-    if not store.supports_conditional_puts():
+def _looked_at(store: ResultStore) -> ResultStore:
+    probed = store.probed()
+    if not probed.conditional_puts:
         _log.warning(
             "the store of bucket %r has no conditional puts: two deliveries at the same instant may both write a "
             "result, and an older event may replace the latest result of its key",
             store.bucket,
         )
+    return probed

@@ -42,12 +42,12 @@ class DeliverySettings(WaitSettings):
     """Where events go, and how hard it is tried."""
 
     sink: HttpUrl = Field(
-        validation_alias=AliasChoices("sink", "WHIMBREL_SINK", "K_SINK"),  # K_SINK is what Knative sets
+        validation_alias=AliasChoices("WHIMBREL_SINK", "K_SINK"),  # K_SINK is what Knative sets
         description="URL that events are posted to; also K_SINK, as Knative sets it",
     )
     ce_overrides: Annotated[dict[str, str], NoDecode, BeforeValidator(_extensions)] = Field(
         default={},
-        validation_alias=AliasChoices("ce_overrides", "WHIMBREL_CE_OVERRIDES", "K_CE_OVERRIDES"),
+        validation_alias=AliasChoices("WHIMBREL_CE_OVERRIDES", "K_CE_OVERRIDES"),
         description='extensions for every event, {"extensions": {"name": "value"}}; also K_CE_OVERRIDES',
     )
     dead_letter_sink: HttpUrl | None = Field(
