@@ -85,6 +85,15 @@ def test_now_and_then_a_larger_size_is_tried() -> None:
     assert sizes == {1, 2}
 
 
+def test_what_was_never_measured_is_approached_by_doubling() -> None:
+    times, sizes = BatchTimes(), []
+    for _ in range(6):
+        sizes.append(batch_size(times, ADAPTIVE))
+        times.observe(sizes[-1], parallel(sizes[-1]))
+
+    assert sizes == [1, 2, 4, 8, 16, 32]
+
+
 def test_the_bounds_hold() -> None:
     small = BatchLimits(4, 0.005, 1000, adaptive=True)
 

@@ -91,8 +91,10 @@ def batch_size(times: BatchTimes, limits: BatchLimits) -> int:
     While the largest size that was measured is the best one, the next doubling is allowed too; and now and then one
     beyond the best, so that a measurement of a bad moment is mended.
     """
-    if not limits.adaptive or not times.largest:
+    if not limits.adaptive:
         return limits.max_batch_size
+    if not times.largest:
+        return 1
     best = _most_profitable(times, limits)
     trial = times.batches % _BATCHES_BETWEEN_TRIALS == _BATCHES_BETWEEN_TRIALS - 1
     if best == times.largest or trial:
