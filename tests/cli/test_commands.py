@@ -189,3 +189,10 @@ def test_a_network_of_torchvision_becomes_a_registered_version(machine: OneMachi
     assert version["uri"].startswith("s3://models/")
     (listed,) = json.loads(whimbrel("model", "ls", "random", "-o", "json", state=machine.state))
     assert listed["digest"] == version["digest"]
+
+
+def test_the_demo_empties_no_folder_that_it_did_not_make(tmp_path: Path) -> None:
+    (tmp_path / "precious").write_text("mine")
+    said = whimbrel("demo", state=tmp_path, status=2)
+    assert "seen other content" in said
+    assert (tmp_path / "precious").read_text() == "mine"

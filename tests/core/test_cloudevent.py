@@ -128,6 +128,8 @@ _GOOD = {"specversion": "1.0", "id": "1", "source": "s", "type": "t"}
         ({"content-type": STRUCTURED}, {**_GOOD, "time": "yesterday"}, "yesterday"),
         ({"content-type": STRUCTURED}, {**_GOOD, "time": "2026-01-01T00:00:00"}, "time"),
         ({"content-type": STRUCTURED}, {**_GOOD, "subject": {"a": 1}}, "subject"),
+        ({"content-type": STRUCTURED}, {**_GOOD, "subject": "\ud800"}, "subject: not UTF-8"),
+        ({"content-type": STRUCTURED}, {**_GOOD, "x1": "\ud800"}, "x1: not UTF-8"),
         ({"content-type": STRUCTURED}, {**_GOOD, "data_base64": "%%"}, "data_base64"),
         ({"content-type": STRUCTURED}, [_GOOD], "JSON object"),
         ({"content-type": BATCHED}, _GOOD, "array"),
@@ -139,6 +141,13 @@ _GOOD = {"specversion": "1.0", "id": "1", "source": "s", "type": "t"}
 def test_the_fault_is_named(headers: Mapping[str, str], document: object, named: str) -> None:
     with pytest.raises(InputRefused, match=named):
         parse(headers, json.dumps(document).encode())
+
+
+def test_half_a_surrogate_pair_in_json_data_stays_escaped() -> None:
+    (event,) = parse({"content-type": STRUCTURED}, json.dumps({**_GOOD, "data": {"a": "\ud800"}}).encode())
+    assert event.json() == {"a": "\ud800"}
+    assert parse(*structured(event)) == [event]
+    assert json_event(id="1", source="s", type="t", data={"a": "\ud800"}).json() == {"a": "\ud800"}
 
 
 def test_an_event_with_a_bad_extension_is_not_made() -> None:

@@ -16,7 +16,8 @@ from whimbrel.local.state import read_status
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
-STORE_VARIABLES = ("WHIMBREL_S3_ENDPOINT", "AWS_ACCESS_KEY_ID", "AWS_PROFILE")
+STORE = "WHIMBREL_S3_ENDPOINT"
+AWS_ITSELF = ("AWS_ACCESS_KEY_ID", "AWS_PROFILE")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,20 +45,21 @@ class Connection:
 
 
 def connect(state: Path) -> Connection:
-    """The services of the running engine; a store that the environment names comes before the embedded one.
+    """The services of the running engine, unless WHIMBREL_S3_ENDPOINT names another store.
 
-    Sets what is missing in this process's environment, so that every room's settings see the same services.
-    Raises SettingsError when there is neither.
+    AWS's own variables count only where no engine runs: a shell that holds credentials for AWS must not send there
+    what was meant for this machine. Sets this process's environment, so that every room's settings see the same
+    services. Raises SettingsError when there is neither.
     """
     status: dict[str, Any] = read_status(state) or {}
-    own_store = any(name in os.environ for name in STORE_VARIABLES)
     if not status.get("running"):
-        if not own_store:
+        if not any(name in os.environ for name in (STORE, *AWS_ITSELF)):
             raise SettingsError(
                 f"expected a running engine with its state in {state}, seen none; start it with 'whimbrel up', "
                 "name its folder with --state, or name a store with WHIMBREL_S3_ENDPOINT"
             )
         return Connection(endpoints={})
-    if not own_store:
+    if STORE not in os.environ:
         os.environ.update(status["environment"])
+        os.environ.pop("AWS_PROFILE", None)
     return Connection(endpoints=status["endpoints"])

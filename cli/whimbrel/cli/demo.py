@@ -21,6 +21,7 @@ from whimbrel.cli.options import DEAD_LETTERS, PHOTOS, RESULTS
 from whimbrel.cli.outcomes import count_outcomes, read_outcomes
 from whimbrel.cli.put import put_object
 from whimbrel.cli.up import DEFAULT_MANIFESTS, Manifests, engine_settings
+from whimbrel.core.errors import SettingsError
 from whimbrel.core.s3 import s3_client
 from whimbrel.core.settings import S3Settings
 from whimbrel.local.state import locked
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 ACCURACY_WANTED = 0.98
+_MARK = "made-by-demo"
 _UPLOADS_AT_ONCE = 8
 _STALLED_SECONDS = 90  # without any new outcome, the rest is given up as missing
 _POLL_SECONDS = 0.25
@@ -44,6 +46,7 @@ def demo(state: DemoState = Path(".whimbrel/demo"), manifests: Manifests = DEFAU
     has a result or a dead letter, none twice, and the accuracy is at least 0.98.
     """
     settings = engine_settings(state, manifests)
+    _check_ours(state)
     with locked(state):
         _empty(state)
     settled: list[Account] = []
@@ -138,10 +141,17 @@ def _show(figures: Account, seconds: float) -> None:
             say(f"{what}: {key}")
 
 
+def _check_ours(state: Path) -> None:
+    """Raises SettingsError for a folder that holds anything and that no demo made."""
+    if state.exists() and not (state / _MARK).is_file() and (not state.is_dir() or any(state.iterdir())):
+        raise SettingsError(f"expected a new folder or one of an earlier demo, seen other content in {state}")
+
+
 def _empty(state: Path) -> None:
     """Remove what an earlier run left, but the lock that says whose folder it is."""
+    (state / _MARK).write_text("`whimbrel demo` empties this folder at its start\n")
     for path in state.iterdir():
         if path.is_dir():
             shutil.rmtree(path)
-        elif path.name != "engine.lock":
+        elif path.name not in (_MARK, "engine.lock"):
             path.unlink()

@@ -26,7 +26,7 @@ from whimbrel.eventing.results_reader import ResultReader
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
-_POLL_SECONDS = 0.05
+_POLL_SECONDS = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,13 +119,16 @@ def _await_outcome(
 
 
 def _result(reader: ResultReader, put: Put) -> Result | Gone | None:
+    """What is recorded of this very version of the object; of the same bytes put before, their result."""
+    version = put.version_id or put.etag
     try:
         latest = reader.get(put.key)
+        if latest.object.ref.version == version:
+            return latest
     except NotFound:
-        return None
-    # The same bytes put once more are the same version of the object: their result is already there.
-    same = put.version_id or put.etag
-    return latest if latest.object.ref.version == same else None
+        pass
+    recorded = (record for record in reader.versions(put.key) if record.object.ref.version == version)
+    return next(recorded, None)
 
 
 def _dead_letter(client: S3Client, bucket: str, put: Put) -> DeadLetter | None:

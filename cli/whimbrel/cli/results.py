@@ -12,7 +12,7 @@ import typer
 from whimbrel.cli.connection import connect
 from whimbrel.cli.console import Output, add_rows, out, print_json, print_json_line, say, table
 from whimbrel.cli.options import DEFAULT_STATE, PHOTOS, RESULTS, ObjectBucket, OutputFormat, ResultsBucket, State
-from whimbrel.core.results import Gone, Result
+from whimbrel.core.results import Result
 from whimbrel.eventing.results_reader import ResultReader
 
 app = typer.Typer(no_args_is_help=True, help="See what was recognised in which object.")
@@ -71,8 +71,8 @@ def line(result: Result) -> str:
     return f"{result.object.key}  label: {label}, score: {score}  (model version {result.model.version})"
 
 
-def _answer(result: Result | Gone) -> tuple[str, str]:
-    if isinstance(result, Gone) or not result.predictions:
+def _answer(result: Result) -> tuple[str, str]:
+    if not result.predictions:
         return "-", "-"
     return result.predictions[0].label, f"{result.predictions[0].score:.3f}"
 

@@ -10,7 +10,7 @@ import base64
 import contextlib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -52,8 +52,14 @@ class Event:
             for name in self.extensions
             if not _EXTENSION_NAME.fullmatch(name) or name in _CORE_ATTRIBUTES or name == "data"
         ]
+        faults += [f"{name}: not UTF-8" for name, value in self._texts() if not _is_utf8(value)]
         if faults:
             raise InputRefused("expected a CloudEvent 1.0; " + "; ".join(faults))
+
+    def _texts(self) -> Iterator[tuple[str, str]]:
+        for name in ("id", "source", "type", "subject", "datacontenttype", "dataschema"):
+            yield name, getattr(self, name) or ""
+        yield from self.extensions.items()
 
     def json(self) -> Any:
         """The payload as JSON. Raises InputRefused when it is none."""
@@ -87,8 +93,7 @@ class Event:
 
 def json_event(*, data: Any, **attributes: Any) -> Event:
     """An event whose payload is JSON."""
-    payload = json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode()
-    return Event(**attributes, datacontenttype="application/json", data=payload)
+    return Event(**attributes, datacontenttype="application/json", data=_json_bytes(data))
 
 
 def is_cloudevent(headers: Mapping[str, str]) -> bool:
@@ -190,10 +195,11 @@ def _from_document(document: dict[str, Any]) -> Event:
             raise InputRefused(f"expected base64 in data_base64 of event {event.id!r}") from None
     if "data" not in document or document["data"] is None:
         return replace(event, data=None)
-    payload = json.dumps(document["data"], ensure_ascii=False, separators=(",", ":"))
-    if isinstance(document["data"], str) and not _is_json(event):
-        payload = document["data"]
-    return replace(event, data=payload.encode(), datacontenttype=event.datacontenttype or "application/json")
+    text = document["data"] if isinstance(document["data"], str) and not _is_json(event) else None
+    if text is not None and not _is_utf8(text):
+        raise InputRefused(f"expected UTF-8 in the data of event {event.id!r}")
+    payload = _json_bytes(document["data"]) if text is None else text.encode()
+    return replace(event, data=payload, datacontenttype=event.datacontenttype or "application/json")
 
 
 def _from_library(headers: Mapping[str, str], body: bytes, *, timed: bool) -> Event:
@@ -232,6 +238,21 @@ def _library_event(event: Event, *, json_data: bool = False) -> CloudEvent:
     if event.time is None:
         del library_event["time"]  # the library fills it in; the event goes out as it came
     return library_event
+
+
+def _json_bytes(document: Any) -> bytes:
+    """In UTF-8; what UTF-8 cannot hold stays escaped, as it came."""
+    text = json.dumps(document, ensure_ascii=False, separators=(",", ":"))
+    return (text if _is_utf8(text) else json.dumps(document, separators=(",", ":"))).encode()
+
+
+def _is_utf8(text: str) -> bool:
+    """JSON can spell half of a surrogate pair, which no header and no object key can carry."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _is_json(event: Event) -> bool:
