@@ -154,6 +154,7 @@ def test_waits() -> None:
         (500, "7", 60.0, 0.5),
         (503, "0", 60.0, 0.5),
         (503, "soon", 60.0, 0.5),
+        (503, "Mon, 01 Jan 99999999999999999999 00:00:00 GMT", 60.0, 0.5),
         (503, format_datetime(NOW + timedelta(seconds=9), usegmt=True), 60.0, 9.0),
     ],
 )

@@ -97,7 +97,7 @@ def _retry_after_seconds(text: str | None, now: datetime) -> float:
         return float(text)
     try:
         time = parsedate_to_datetime(text)
-    except ValueError:
+    except (ValueError, OverflowError):
         return 0.0
     return (time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp() - now.timestamp()
 
