@@ -102,6 +102,25 @@ def test_all_three_modes_are_accepted(subscribers: Subscribers) -> None:
     assert sorted(event.id for event in taker.events) == sorted(["1", "1", *(event.id for event in more)])
 
 
+def test_a_request_to_another_name_than_this_machines_is_refused(subscribers: Subscribers) -> None:
+    taker = subscribers()
+    headers, body = binary(EVENT)
+    with broker([to(taker)]) as address:
+        answer = httpx.post(address, content=body, headers=headers | {"host": "page.example"})
+    assert answer.status_code == 403
+    assert "expected a loopback name as Host" in answer.json()["error"]
+    assert taker.events == []
+
+
+def test_a_request_id_that_no_header_can_carry_is_left_out(subscribers: Subscribers) -> None:
+    taker = subscribers()
+    headers, body = binary(EVENT)
+    with broker([to(taker)]) as address:
+        odd = [*((name.encode(), value.encode()) for name, value in headers.items()), (b"x-request-id", b"caf\xe9")]
+        assert httpx.post(address, content=body, headers=odd).status_code == 202
+    assert "x-request-id" not in taker.headers[0]
+
+
 @pytest.mark.parametrize("status", [404, 408, 409, 429, 500, 503])
 def test_a_passing_failure_is_tried_until_it_passes(subscribers: Subscribers, status: int) -> None:
     taker = subscribers(lambda event, number: Answer(status if number < 4 else 204))

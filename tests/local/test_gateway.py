@@ -8,6 +8,7 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import httpx
 import pytest
@@ -16,9 +17,12 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from whimbrel.local.fronting import Fronting
 from whimbrel.local.gateway import Gateway, Service
 from whimbrel.local.listeners import HttpListener, PassThrough
 from whimbrel.local.processes import Address
+from whimbrel.local.settings import EngineSettings
+from whimbrel.local.state import Ports
 
 pytestmark = pytest.mark.anyio
 
@@ -181,6 +185,22 @@ async def test_an_unknown_host_is_404_and_names_the_known_ones() -> None:
 
     assert answer.status_code == 404
     assert answer.json()["error"].endswith("'other.default.localhost'; known are one.default.localhost")
+
+
+@pytest.mark.parametrize(
+    ("host", "status"), [("localhost:1", 200), ("127.9.9.9", 200), ("[::1]:80", 200), ("page.example:1", 403)]
+)
+async def test_a_port_of_a_services_own_takes_loopback_names_alone(tmp_path: Path, host: str, status: int) -> None:
+    behind, settings = Behind(), EngineSettings(state=tmp_path)
+    async with serving(ECHO) as port, Fronting(Ports(tmp_path), settings) as fronting:
+        behind.becomes_ready(port)
+        fronting.attach("broker", behind)
+        await fronting.start()
+        async with httpx.AsyncClient(trust_env=False) as client:
+            url = f"http://127.0.0.1:{fronting.port('broker')}/"
+            answer = await client.get(url, headers={"host": host})
+
+    assert answer.status_code == status
 
 
 async def hung_up(request: Request) -> None:

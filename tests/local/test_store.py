@@ -21,6 +21,7 @@ from testbed.stores import CREDENTIALS, Store
 from whimbrel.core.records import parse_notification
 from whimbrel.core.s3 import error_code, s3_client
 from whimbrel.core.settings import S3Settings
+from whimbrel.local.store.application import HEALTH_PATH
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -324,6 +325,23 @@ def test_what_is_not_kept_is_refused(tmp_path: Path) -> None:
         target = {"x-amz-target": "DynamoDB_20120810.ListTables", "authorization": _signed_for("dynamodb")}
         assert httpx.post(small.endpoint, headers=target).status_code == 501
         assert contents(s3) == {}
+
+
+def test_a_web_page_can_neither_put_nor_read(embedded: Store) -> None:
+    """A form needs no preflight, and a page's own name may lead to this machine meanwhile."""
+    embedded.s3().put_object(Bucket="photos", Key="a.jpg", Body=b"mine")
+    form, files = {"key": "a.jpg"}, {"file": ("a.jpg", b"theirs", "text/plain")}
+    port = httpx.URL(embedded.endpoint).port
+
+    origin = {"origin": "http://page.example"}
+    written = httpx.post(f"{embedded.endpoint}/photos", data=form, files=files, headers=origin)
+    read = httpx.get(f"{embedded.endpoint}/photos/a.jpg", headers={"host": f"page.example:{port}"})
+
+    assert (written.status_code, read.status_code) == (403, 403)
+    assert "expected no Origin header" in written.text
+    assert "expected a loopback name as Host" in read.text
+    assert embedded.s3().get_object(Bucket="photos", Key="a.jpg")["Body"].read() == b"mine"
+    assert httpx.get(f"{embedded.endpoint}{HEALTH_PATH}", headers={"host": f"localhost:{port}"}).status_code == 200
 
 
 @pytest.mark.parametrize(

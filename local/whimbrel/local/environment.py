@@ -24,7 +24,11 @@ _FROM_THE_IMAGE = {"PYTHONSAFEPATH": "1", "PYTHONUNBUFFERED": "1"}
 
 def machine_environment() -> dict[str, str]:
     """What every process gets beside its declared environment."""
-    kept = {name: value for name, value in os.environ.items() if name in _FROM_THIS_MACHINE or name.startswith(("LC_", "OTEL_"))}
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if name in _FROM_THIS_MACHINE or name.startswith(("LC_", "OTEL_"))
+    }
     return kept | _FROM_THE_IMAGE
 
 

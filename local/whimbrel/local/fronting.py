@@ -100,6 +100,6 @@ class Fronting:
 
 def _to(gateway: Gateway, service: Service) -> ASGIApp:
     async def forward(scope: Scope, receive: Receive, send: Send) -> None:
-        await gateway.forward(service, scope, receive, send)
+        await gateway.forward_loopback(service, scope, receive, send)
 
     return forward

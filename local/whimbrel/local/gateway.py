@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import httpcore
 from starlette.types import Receive, Scope, Send
 
+from whimbrel.local import loopback
 from whimbrel.local.processes import Address
 
 logger = logging.getLogger(__name__)
@@ -81,12 +82,20 @@ class Gateway:
         await self._pool.aclose()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        host = dict(scope["headers"]).get(b"host", b"").decode("latin-1").rpartition(":")
+        host = _host(scope).rpartition(":")
         name = (host[0] or host[2]).lower()
         service = self._by_host.get(name)
         if service is None:
             known = ", ".join(sorted(self._by_host)) or "none yet"
             await _answer(send, Failure(404, f"no service has the host name {name!r}; known are {known}"))
+        else:
+            await self.forward(service, scope, receive, send)
+
+    async def forward_loopback(self, service: Service, scope: Scope, receive: Receive, send: Send) -> None:
+        """`forward` for a port of the service's own: the Host is no route, but has to be a loopback name."""
+        reason = loopback.refusal(_host(scope))
+        if reason:
+            await _answer(send, Failure(403, reason))
         else:
             await self.forward(service, scope, receive, send)
 
@@ -172,6 +181,10 @@ class _RequestBody:
         await self._complete.wait()
         while (await self._receive())["type"] != "http.disconnect":
             continue
+
+
+def _host(scope: Scope) -> str:
+    return dict(scope["headers"]).get(b"host", b"").decode("latin-1")
 
 
 def _request(scope: Scope, body: _RequestBody, port: int) -> httpcore.Request:

@@ -9,9 +9,11 @@ from contextlib import asynccontextmanager, contextmanager
 
 import httpx
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from whimbrel.core.cloudevent import Event, parse
 from whimbrel.core.errors import (
@@ -25,6 +27,7 @@ from whimbrel.core.errors import (
 )
 from whimbrel.core.metrics import exposition
 from whimbrel.core.tensors import REQUEST_ID_HEADER
+from whimbrel.local import loopback
 from whimbrel.local.broker import metrics
 from whimbrel.local.broker.config import Broker, BrokerConfig, load_config
 from whimbrel.local.broker.dispatch import Dispatcher, Journey
@@ -39,6 +42,26 @@ _IDLE_SECONDS = 2.0
 
 class RequestTimeout(TryAgain):
     status = 408
+
+
+class ForeignHost(WhimbrelError):
+    status = 403
+
+
+class _FromThisMachine:
+    """Refuses a request that is addressed to another name than one of this machine's loopback."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            request = Request(scope)
+            if reason := loopback.refusal(request.headers.get("host", "")):
+                answer = await _answer_error(request, ForeignHost(reason))
+                await answer(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
 
 
 class Ingress:
@@ -57,6 +80,7 @@ class Ingress:
                 Route("/metrics", self._metrics, methods=["GET"]),
                 Route("/{namespace}/{broker}", self._receive, methods=["POST"]),
             ],
+            middleware=[Middleware(_FromThisMachine)],
             exception_handlers={WhimbrelError: _answer_error},  # type: ignore[dict-item]
             lifespan=self._lifespan,
         )
@@ -97,7 +121,8 @@ class Ingress:
     async def _accept_all(self, broker: Broker, events: list[Event], request: Request) -> None:
         if self._dispatcher is None:
             raise Unavailable("the broker is starting", retry_after_seconds=1)
-        passed_on = {header: request.headers[header] for header in _PASSED_ON if header in request.headers}
+        # What is not ASCII no client could send on.
+        passed_on = {name: request.headers[name] for name in _PASSED_ON if request.headers.get(name, "é").isascii()}
         address = str(request.url.replace(query="", fragment=""))
         ends = await asyncio.gather(
             *(self._dispatcher.accept(broker, event, Journey(address, passed_on)) for event in events),

@@ -1,6 +1,8 @@
 """The embedded object store: moto's S3 and SQS on loopback, with a journal that brings the S3 half back at the start.
 
 For one machine, for demos and tests of what stands behind a real store; there is no authentication.
+So that no web page can use it through a browser, a request with an Origin header is refused with 403, and one whose
+Host is not a loopback name.
 
 Kept in DIR/store.sqlite3, written before the client has its answer, so that `kill -9` at any instant loses nothing
 that was answered (the operating system has the bytes; only a power cut may lose the last of them):

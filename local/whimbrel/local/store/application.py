@@ -19,6 +19,7 @@ from whimbrel.local.store.requests import (
     QueueRequest,
     S3Request,
     Scope,
+    foreign,
     queue_request,
     receives_messages,
     refusal,
@@ -83,6 +84,9 @@ class Store:
         return answer.body
 
     def _answer(self, environ: Environ) -> Answer:
+        reason = foreign(environ)
+        if reason:
+            return s3_error("403 Forbidden", "AccessDenied", reason, close=True)
         if environ.get("PATH_INFO") == HEALTH_PATH:
             return self._health()
         if self._diverged:

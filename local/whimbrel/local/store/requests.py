@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qs, parse_qsl
 
+from whimbrel.local import loopback
 from whimbrel.local.store.journal import StoredRequest
 
 DEFAULT_REGION = "us-east-1"
@@ -48,6 +49,13 @@ class QueueRequest:
     action: str
     name: str
     attributes: tuple[str, ...]
+
+
+def foreign(environ: Mapping[str, Any]) -> str | None:
+    """Why a request may be a web page's and not a program's of this machine, in one line; None when it is not."""
+    if "HTTP_ORIGIN" in environ:
+        return "this store is not for web pages: expected no Origin header"
+    return loopback.refusal(environ.get("HTTP_HOST", ""))
 
 
 def scope(environ: Mapping[str, Any]) -> Scope:
