@@ -104,11 +104,13 @@ def test_the_same_event_under_another_model_replaces() -> None:
     )
 
 
-def test_a_dead_letter_has_one_place_for_one_event_and_destination() -> None:
+def test_a_dead_letter_has_one_place_for_one_event() -> None:
     event = Event(id="1", source="s", type="t", subject="in/a.png")
-    assert dead_letter_key("", event, "http://x") == dead_letter_key("", event, "http://x")
-    assert dead_letter_key("", event, "http://x") != dead_letter_key("", event, "http://y")
-    assert dead_letter_key("p", event, None).startswith("p/in/a.png/")
+    failed = event.with_extensions({"knativeerrordest": "http://x", "knativeerrorcode": "503"})
+    other = Event(id="2", source="s", type="t", subject="in/a.png")
+    assert dead_letter_key("", event) == dead_letter_key("", failed)
+    assert dead_letter_key("", event) != dead_letter_key("", other)
+    assert dead_letter_key("p", event).startswith("p/in/a.png/")
 
 
 @pytest.mark.parametrize("uri", ["http://b/k", "s3://", "s3://b", "s3://b/", "b/k", ""])

@@ -65,8 +65,7 @@ class Sink:
 
     def keep(self, event: Event) -> Stored:
         self.post(*binary(event))
-        key = dead_letter_key("", event, event.extensions.get("knativeerrordest"))
-        return get(self.client, self.bucket, key)
+        return get(self.client, self.bucket, dead_letter_key("", event))
 
 
 @pytest.fixture(scope="module")
@@ -84,18 +83,18 @@ def sink(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sin
         assert process.stop() == 0
 
 
-def test_captured_dead_letters_are_one_record_an_event_and_destination(sink: Sink) -> None:
+def test_captured_dead_letters_are_one_record_an_event(sink: Sink) -> None:
     for captured in CAPTURED:
         sink.post(*captured_message(captured))
     stored = [each.letter for each in iterate(sink.client, sink.bucket, "input")]
-    expected = {(each["attrs"]["id"], each["attrs"].get("knativeerrordest")) for each in CAPTURED}
-    assert {(letter.event["id"], letter.error.destination) for letter in stored} == expected
-    assert len(stored) == len(expected)
-    letter = next(letter for letter in stored if letter.event["id"] == "dl422-0" and letter.error.code)
-    assert letter.error.code == 422
+    last = {each["attrs"]["id"]: each["attrs"].get("knativeerrordest") for each in CAPTURED}
+    assert {letter.event["id"]: letter.error.destination for letter in stored} == last
+    assert len(stored) == len(last)
+    letter = next(letter for letter in stored if letter.event["id"] == "dl503-0")
+    assert letter.error.code == 503
     assert letter.error.destination == DESTINATION
-    assert letter.error.message == "asked for 422"
-    assert letter.event["data"] == {"status": 422, "i": 0}
+    assert letter.error.message == "asked for 503"
+    assert letter.event["data"] == {"status": 503, "i": 0}
     assert not [name for name in letter.event if name.startswith("knative")]
 
 
@@ -179,18 +178,30 @@ def test_replay_delivers_the_event_and_deletes_the_record(sink: Sink) -> None:
         get(sink.client, sink.bucket, stored.key)
 
 
-def test_a_replay_that_fails_again_keeps_the_new_record(sink: Sink) -> None:
-    stored = sink.keep(dead_event())
-    errors = {"knativeerrordest": DESTINATION, "knativeerrorcode": "500"}
+TIMED_OUT: dict[str, str] = {}
+ANSWERED = {"knativeerrordest": DESTINATION, "knativeerrorcode": "503"}
 
-    def dead_letters_it(event: Event, attempt: int) -> Reply:
-        sink.keep(event.with_extensions(errors))
+
+@pytest.mark.parametrize(("first", "second"), [(TIMED_OUT, ANSWERED), (ANSWERED, TIMED_OUT), (ANSWERED, ANSWERED)])
+def test_a_replay_that_fails_again_keeps_the_new_record(
+    sink: Sink, first: dict[str, str], second: dict[str, str]
+) -> None:
+    """A broker names the destination of an answer, but none of a timeout."""
+    event = dead_event()
+    bare = event.without_extensions(event.extensions)
+    stored = sink.keep(bare.with_extensions(first))
+
+    def dead_letters_it(sent: Event, attempt: int) -> Reply:
+        sink.keep(sent.with_extensions(second))
         return Reply()
 
     with scripted_sink(dead_letters_it) as broker, httpx.Client() as client:
         assert replay(sink.client, sink.bucket, stored, broker.url, client) == Replayed.FAILED_AGAIN
     now = get(sink.client, sink.bucket, stored.key).letter
-    assert (now.replays, now.error.code) == (1, 500)
+    assert (now.replays, now.error.destination) == (1, second.get("knativeerrordest"))
+    assert [each.key for each in iterate(sink.client, sink.bucket) if each.letter.event["id"] == event.id] == [
+        stored.key
+    ]
 
 
 def test_a_replay_that_the_broker_does_not_take_changes_nothing(sink: Sink) -> None:

@@ -108,7 +108,7 @@ def result_of(ref: ObjectRef) -> Result:
 def put_dead_letter(place: dict[str, Any], event: Event) -> None:
     document = json.loads(structured(event)[1])
     letter = DeadLetter(event=document, error=DeadLetterError(code=422), attempts=1, received=NOW)
-    key = dead_letter_key(place["dead_letters_prefix"], event, "http://transformer/events")
+    key = dead_letter_key(place["dead_letters_prefix"], event)
     place["s3"].put_object(Bucket=place["dead_letters_bucket"], Key=key, Body=dump(letter))
 
 

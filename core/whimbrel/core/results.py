@@ -175,9 +175,12 @@ def latest_key(prefix: str, key: str) -> str:
     return f"{_folder(prefix)}{path}.json"
 
 
-def dead_letter_key(prefix: str, event: Event, destination: str | None) -> str:
-    """One place for one event that one destination did not take, however often it is redelivered."""
-    identity = "\x00".join((event.source, event.id, destination or ""))
+def dead_letter_key(prefix: str, event: Event) -> str:
+    """One place for one event, however often it fails.
+
+    Who did not take it is in the record only: brokers name the destination of an answer, but none of a timeout.
+    """
+    identity = "\x00".join((event.source, event.id))
     name = hashlib.sha256(identity.encode()).hexdigest()[:32]
     return f"{_folder(prefix)}{path_of_key(event.subject or event.type)}/{name}.json"
 

@@ -48,7 +48,7 @@ class DeadLetterStore:
         """Write the record of one event over what its key held: a redelivered dead letter is one record."""
         letter = dead_letter_of(event, received)
         body = dump(letter)  # raises ValueError for text that is no Unicode
-        self._put(dead_letter_key(self.prefix, event, letter.error.destination), body, "application/json")
+        self._put(dead_letter_key(self.prefix, event), body, "application/json")
         SINK_RECORDS.labels("dead-letters", "new").inc()
         with log_fields(event_id=event.id, object=event.subject):
             _log.warning("dead letter: %s", letter.error.message or f"code {letter.error.code}")
