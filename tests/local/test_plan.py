@@ -198,6 +198,53 @@ def test_a_reference_to_nothing_is_refused(documents: tuple[str, ...], said: str
 
 
 @pytest.mark.parametrize(
+    ("delivery", "said"),
+    [
+        ({"backoffDelay": "1s"}, "spec.delivery.backoffDelay: expected an ISO-8601 duration"),
+        ({"retry": 101}, "spec.delivery.retry: Input should be less than or equal to 100"),
+        ({"timeout": "PT20M"}, "spec.delivery.timeout: expected more than 0 and at most 600 s"),
+        (
+            {"deadLetterSink": {"ref": {"apiVersion": "v1", "kind": "Channel", "name": "c"}}},
+            "spec.delivery.deadLetterSink.ref.kind: Input should be 'InferenceService', 'Service' or 'Broker'",
+        ),
+        ({"deadLetterSink": None}, "spec.delivery.deadLetterSink: Input should be a valid dictionary"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["Broker", "Trigger"])
+def test_a_delivery_that_the_broker_would_not_take_is_refused(kind: str, delivery: dict[str, Any], said: str) -> None:
+    given = {"delivery": delivery}
+    broker = BROKER | {"spec": given if kind == "Broker" else {}}
+    subscriber = {"broker": "b", "subscriber": {"uri": "http://127.0.0.1:1/"}}
+    trigger = TRIGGER | {"spec": subscriber | (given if kind == "Trigger" else {})}
+
+    with pytest.raises(InputRefused) as error:
+        plan(applied(yaml.safe_dump(broker), yaml.safe_dump(trigger)), {"broker": 1}, {})
+
+    assert str(error.value).startswith(f"{kind} {kind[0].lower()!r}: {said}")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    ['[source, "--http-host=0.0.0.0"]', "[source, --http_host, 192.168.0.1]", '[source, "--http-host=$(PLAIN)"]'],
+)
+def test_an_argument_that_would_open_a_port_to_the_network_is_refused(arguments: str) -> None:
+    source = SOURCE.replace('[source, "$(WHIMBREL_KIND)"]', arguments)
+
+    with pytest.raises(InputRefused) as error:
+        plan(applied(source, SETTINGS, SECRET), {}, {})
+
+    path = "ContainerSource 'one': spec.template.spec.containers[0].args[1]"
+    assert str(error.value).startswith(f"{path}: expected a loopback address on one machine")
+
+
+def test_a_host_in_other_letters_is_left_out_of_the_environment() -> None:
+    (source,) = plan(applied(SOURCE.replace("PLAIN", "whimbrel_http_host"), SETTINGS, SECRET), {}, {}).sources
+
+    assert [name for name in source.environment if name.upper() == "WHIMBREL_HTTP_HOST"] == ["WHIMBREL_HTTP_HOST"]
+
+
+@pytest.mark.parametrize(
     ("image", "module"),
     [
         ("whimbrel/predictors", "whimbrel.predictors"),

@@ -82,10 +82,10 @@ class Engine:
     async def apply(self, objects: Iterable[dict[str, Any]]) -> None:
         """Run these objects, once. Raises InputRefused, with the path, for what this engine does not honour."""
         given = list(objects)
-        await self.create_store(given)
         applied = self._with_settings(self._read(given))
         ports = self._fronting.open(fronts(applied))
         planned = plan(applied, ports, self._machine)
+        await self.create_store(given)
         write_atomically(self._state / _BROKER_CONFIG, planned.broker)
         self._broker.hang_up()
         self._broker_url = _first_broker(applied, self._fronting.port(BROKER))

@@ -184,7 +184,8 @@ class _RequestBody:
 
 
 def _host(scope: Scope) -> str:
-    return dict(scope["headers"]).get(b"host", b"").decode("latin-1")
+    found: bytes = dict(scope["headers"]).get(b"host", b"")
+    return found.decode("latin-1")
 
 
 def _request(scope: Scope, body: _RequestBody, port: int) -> httpcore.Request:

@@ -249,5 +249,14 @@ def read(found: dict[str, Any]) -> BaseModel:
         raise InputRefused(f"{found['kind']} {found['metadata']['name']!r}: {faults}") from None
 
 
+def destination_at(path: str, found: Any) -> Destination:
+    """A destination within what is taken as a whole. Raises InputRefused that names each wrong field by its path."""
+    try:
+        return Destination.model_validate(found)
+    except ValidationError as error:
+        faults = (f"{_path((path, *fault['loc']))}: {fault['msg']}" for fault in error.errors())
+        raise InputRefused("; ".join(faults)) from None
+
+
 def _path(location: tuple[int | str, ...]) -> str:
     return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location).removeprefix(".")

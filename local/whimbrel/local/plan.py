@@ -9,7 +9,8 @@ from typing import Any
 from urllib.parse import urljoin
 
 from whimbrel.core.errors import InputRefused
-from whimbrel.local import images
+from whimbrel.local import images, loopback
+from whimbrel.local.broker_check import refuse_wrong
 from whimbrel.local.environment import container_environment
 from whimbrel.local.objects import (
     Applied,
@@ -21,11 +22,14 @@ from whimbrel.local.objects import (
     InferenceService,
     Service,
     Trigger,
+    destination_at,
 )
-from whimbrel.local.workload import Probe, Workload
+from whimbrel.local.workload import Probe, Workload, expand
 
 BROKER = "broker"
 _HOST_SUFFIX = "localhost"
+_HOST_VARIABLE = "WHIMBREL_HTTP_HOST"
+_HOST_ARGUMENTS = ("--http-host", "--http_host")
 _PREDICTORS = "whimbrel.predictors"  # listens for gRPC too
 
 
@@ -66,6 +70,7 @@ def plan(objects: AppliedObjects, ports: Mapping[str, int], machine: Mapping[str
     """
     planner = _Planner(objects, ports, machine)
     found = Plan(planner.workloads(), planner.sources(), planner.broker())
+    refuse_wrong(found.broker)
     _refuse_twice([workload.name for workload in (*found.workloads, *found.sources)])
     return found
 
@@ -98,38 +103,44 @@ class _Planner:
     def _inference(self, service: InferenceService) -> list[Workload]:
         predictor, transformer = service.spec.predictor, service.spec.transformer
         name = _name(service, "-predictor")
-        found = [self._workload(name, service, predictor.container, timeout_seconds=predictor.timeout)]
+        path = "spec.predictor"
+        found = [self._workload(name, service, path, predictor.container, timeout_seconds=predictor.timeout)]
         if transformer is not None:
             host = f"127.0.0.1:{self.ports[name]}"
             # What KServe gives a transformer.
             arguments = ("--model_name", service.name, "--predictor_host", host, "--http_port", "$(PORT)")
-            workload = self._workload(
-                _name(service, "-transformer"), service, transformer.container, timeout_seconds=transformer.timeout
-            )
+            name, path, timeout = _name(service, "-transformer"), "spec.transformer", transformer.timeout
+            workload = self._workload(name, service, path, transformer.container, timeout_seconds=timeout)
             found.append(replace(workload, arguments=(*arguments, *workload.arguments)))
         return found
 
     def _sink(self, service: Service) -> Workload:
         pod = service.spec.template.spec
-        return self._workload(_name(service), service, pod.container, timeout_seconds=pod.timeout_seconds)
+        path = "spec.template.spec"
+        return self._workload(_name(service), service, path, pod.container, timeout_seconds=pod.timeout_seconds)
 
     def _source(self, source: ContainerSource) -> Workload:
         """With what Knative gives the container of a source."""
         given = {"K_SINK": self._uri(source, "spec.sink", source.spec.sink)}
         if source.spec.ce_overrides.extensions:
             given["K_CE_OVERRIDES"] = json.dumps({"extensions": source.spec.ce_overrides.extensions})
-        workload = self._workload(_name(source), source, source.spec.template.spec.container)
+        workload = self._workload(_name(source), source, "spec.template.spec", source.spec.template.spec.container)
         return replace(workload, environment={**workload.environment, **given})
 
-    def _workload(self, name: str, owner: Applied, container: Container, timeout_seconds: float = 300) -> Workload:
+    def _workload(
+        self, name: str, owner: Applied, path: str, container: Container, timeout_seconds: float = 300
+    ) -> Workload:
         module = images.module(container.image)
-        environment = container_environment(owner, container, self.objects)
+        declared = container_environment(owner, container, self.objects)
+        # A setting's name in the environment has no case.
+        environment = {name: value for name, value in declared.items() if name.upper() != _HOST_VARIABLE}
+        _refuse_other_hosts(f"{owner.kind} {owner.name!r}: {path}.containers[0].args", container.args, declared)
         return Workload(
             name=name,
             kind=owner.kind,
             module=module,
             arguments=container.args,
-            environment={**self.machine, **environment, "WHIMBREL_HTTP_HOST": "127.0.0.1"},
+            environment={**self.machine, **environment, _HOST_VARIABLE: "127.0.0.1"},
             probe=_probe(container),
             grpc=module == _PREDICTORS,
             timeout_seconds=timeout_seconds,
@@ -154,8 +165,9 @@ class _Planner:
             return {}
         resolved = dict(delivery)
         if "deadLetterSink" in resolved:
-            sink = Destination.model_validate(resolved["deadLetterSink"])
-            resolved["deadLetterSink"] = {"uri": self._uri(owner, "spec.delivery.deadLetterSink", sink)}
+            path = "spec.delivery.deadLetterSink"
+            sink = destination_at(f"{owner.kind} {owner.name!r}: {path}", resolved["deadLetterSink"])
+            resolved["deadLetterSink"] = {"uri": self._uri(owner, path, sink)}
         return {"delivery": resolved}
 
     def _uri(self, owner: Applied, path: str, destination: Destination) -> str:
@@ -180,6 +192,16 @@ class _Planner:
             return broker_url(self.ports[BROKER], namespace, ref.name)
         name = _entry(found) if isinstance(found, InferenceService) else _name(found)
         return f"http://127.0.0.1:{self.ports[name]}"
+
+
+def _refuse_other_hosts(path: str, arguments: tuple[str, ...], environment: Mapping[str, str]) -> None:
+    """Arguments win over the environment, and what is not on loopback is open to the network."""
+    given = [expand(argument, environment) for argument in arguments]
+    for index, (argument, following) in enumerate(zip(given, [*given[1:], ""], strict=True)):
+        option, equals, value = argument.partition("=")
+        host = value if equals else following
+        if option in _HOST_ARGUMENTS and not loopback.is_loopback(host):
+            raise InputRefused(f"{path}[{index}]: expected a loopback address on one machine, seen {host!r}")
 
 
 def _refuse_twice(names: list[str]) -> None:
