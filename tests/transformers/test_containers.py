@@ -213,6 +213,15 @@ def test_a_tiff_with_claims_is_refused(entries: dict[int, tuple[int, int, int]],
         tiff.read(tiff_of(entries, PIXELS))
 
 
+@pytest.mark.parametrize("tag", [256, 279, 322])
+def test_a_tiff_with_a_tag_twice_is_refused(tag: int) -> None:
+    """One decoder reads the first of them, another the last: what one has measured, the other does not make."""
+    content = tiff_of(GREY_STRIP | {322: (3, 1, 40_000), 323: (3, 1, 40_000)} | {0: (3, 1, 64)}, PIXELS)
+    decode(tiff_of(GREY_STRIP, PIXELS), EIGHT, LIMITS)
+    with pytest.raises(Broken, match="a directory with a tag twice"):
+        tiff.read(content.replace(struct.pack("<HHI", 0, 3, 1), struct.pack("<HHI", tag, 3, 1)))
+
+
 def test_a_tiff_keeps_no_tag_that_its_pixels_do_not_need() -> None:
     """Not even one that says that it is as long as the file, under every number; nor the directory after, a loop."""
     useless = dict.fromkeys(range(40000, 40500), (7, 250, 8))

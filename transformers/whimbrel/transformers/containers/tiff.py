@@ -52,8 +52,11 @@ class _Directory:
             raise Broken(f"a directory of {self.count} entries")
         self.end = self.start + 2 + 12 * self.count
         unpack("12s", content, self.end - 12)
-        entries = [self._entry(self.start + 2 + 12 * index) for index in range(self.count)]
-        self.entries = {entry.tag: entry for entry in entries if entry is not None}
+        every = [self._entry(self.start + 2 + 12 * index) for index in range(self.count)]
+        kept = [entry for entry in every if entry is not None]
+        self.entries = {entry.tag: entry for entry in kept}
+        if len(self.entries) < len(kept):  # decoders differ in which of them they read
+            raise Broken("a directory with a tag twice")
         if sum(_TYPE_BYTES[entry.type] * entry.count for entry in self.entries.values()) > len(content):
             raise Broken("tags that claim more bytes than the file has")
 
