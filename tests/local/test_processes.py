@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import re
 import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -17,8 +19,8 @@ import pytest
 from testbed.processes import environment, running, wait_for
 from testbed.toy_engine import place, toy
 from whimbrel.local.groups import end_all, is_ours, start_time
-from whimbrel.local.processes import Supervised
-from whimbrel.local.state import read_processes
+from whimbrel.local.processes import LONGEST_LOG_BYTES, Supervised
+from whimbrel.local.state import read_processes, write_status
 from whimbrel.local.wardship import Wardship
 from whimbrel.local.workload import expand
 
@@ -117,6 +119,78 @@ async def test_a_process_without_a_probe_is_ready_when_it_runs(tmp_path: Path) -
 
         assert await process.address(30) is not None
         await process.stop()
+
+
+async def test_what_cannot_be_recorded_runs_all_the_same(tmp_path: Path) -> None:
+    (tmp_path / "processes.json.new").mkdir()  # as good as a full disk
+    (tmp_path / "status.json.new").mkdir()
+    async with place(tmp_path) as here:
+        process = Supervised(toy(), replace(here, changed=lambda: write_status(tmp_path, {})))
+        process.start()
+
+        assert await process.address(30) is not None
+        os.kill(process.status()["pid"], signal.SIGKILL)
+        await until(lambda: process.restarts == 1, "the end to be noticed")
+        assert await process.address(30) is not None
+
+        await process.stop()
+        assert process.status()["restarts"] == 1
+
+
+async def test_a_change_that_cannot_be_told_ends_no_watch(tmp_path: Path) -> None:
+    def fail() -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    async with place(tmp_path) as here:
+        process = Supervised(toy(), replace(here, changed=fail))
+        process.start()
+
+        assert await process.address(30) is not None
+        os.kill(process.status()["pid"], signal.SIGKILL)
+        await until(lambda: process.restarts == 1, "the end to be noticed")
+        assert await process.address(30) is not None
+        await process.stop()
+
+
+class Forgetful(Wardship):
+    """Cannot take note of a process."""
+
+    pids: list[int]
+
+    def began(self, pid: int) -> None:
+        self.pids.append(pid)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+async def test_a_process_that_cannot_be_watched_is_not_left_running(tmp_path: Path) -> None:
+    wardship = Forgetful(tmp_path)
+    wardship.pids = []
+    async with place(tmp_path) as here:
+        await wardship.start()
+        process = Supervised(toy(), replace(here, wardship=wardship))
+        process.start()
+
+        await until(lambda: process.restarts == 2, "a second try")
+        await process.stop()
+
+        assert [pid for pid in wardship.pids if start_time(pid)] == []
+        assert process.last_exit == "could not be started: [Errno 28] No space left on device"
+        await wardship.stop()
+
+
+async def test_a_log_that_has_grown_long_is_put_aside_at_the_next_start(tmp_path: Path) -> None:
+    log = tmp_path / "logs" / "toy.log"
+    log.parent.mkdir()
+    log.touch()
+    os.truncate(log, LONGEST_LOG_BYTES + 1)
+    async with place(tmp_path) as here:
+        process = Supervised(toy(), here)
+        process.start()
+        await process.address(30)
+        await process.stop()
+
+    assert log.stat().st_size < 10_000
+    assert log.with_name("toy.log.1").stat().st_size == LONGEST_LOG_BYTES + 1
 
 
 def test_nothing_outlives_a_killed_engine(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ _LONGEST_PAUSE_SECONDS = 10.0
 _STARTING_PERIOD_SECONDS = 0.1  # readiness is asked for often until the first yes
 _STOP_POLL_SECONDS = 0.05
 _TAIL_BYTES = 4096
+LONGEST_LOG_BYTES = 64 * 1024 * 1024  # at the start of its process
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +141,7 @@ class Supervised:
         arguments = [expand(argument, environment) for argument in workload.arguments]
         log = place.log(workload.name)
         log.parent.mkdir(parents=True, exist_ok=True)
+        _put_aside_when_long(log)
         with log.open("ab") as output:
             process = await asyncio.create_subprocess_exec(
                 *place.wardship.command([sys.executable, "-m", workload.module, *arguments]),
@@ -151,12 +153,17 @@ class Supervised:
                 start_new_session=True,
                 pass_fds=(place.wardship.descriptor,),
             )
-        place.wardship.began(process.pid)
+        try:
+            place.wardship.began(process.pid)
+        except BaseException:  # nobody would watch it
+            signal_group(process.pid, signal.SIGKILL)
+            await process.wait()
+            raise
         return process
 
     async def _watch(self, process: asyncio.subprocess.Process) -> None:
         """Until the process has ended, by itself or because of `stop`."""
-        self._place.changed()
+        self._tell_change()
         probing = asyncio.create_task(self._follow_readiness())
         ended, stopping = asyncio.create_task(process.wait()), asyncio.create_task(self._stopping.wait())
         await asyncio.wait({ended, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -171,7 +178,7 @@ class Supervised:
         self._place.wardship.ended(process.pid)
         if by_itself:
             self._note_exit(status, _how_it_ended(status) + _reason(self._place.log(self.workload.name), status))
-        self._place.changed()
+        self._tell_change()
 
     async def _follow_readiness(self) -> None:
         probe = self.workload.probe
@@ -210,7 +217,13 @@ class Supervised:
         else:
             self._ready.clear()
         logger.info("%s is %s", self.workload.name, "ready" if ready else "not ready")
-        self._place.changed()
+        self._tell_change()
+
+    def _tell_change(self) -> None:
+        try:
+            self._place.changed()
+        except OSError as error:
+            logger.warning("%s changed, which could not be told: %s", self.workload.name, error)
 
     def _note_exit(self, status: int | None, how: str) -> None:
         self.exit_status, self.last_exit = status, how
@@ -233,6 +246,13 @@ class Supervised:
         while started and is_ours(process.pid, started) and time.monotonic() < deadline:  # noqa: ASYNC110
             await asyncio.sleep(_STOP_POLL_SECONDS)
         signal_group(process.pid, signal.SIGKILL)
+
+
+def _put_aside_when_long(log: Path) -> None:
+    """One earlier log is kept; what of it cannot be moved stays."""
+    with contextlib.suppress(OSError):
+        if log.stat().st_size > LONGEST_LOG_BYTES:
+            log.replace(log.with_name(log.name + ".1"))
 
 
 def _how_it_ended(status: int) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import logging
 import os
 import socket
 from collections.abc import Iterator, Mapping
@@ -14,6 +15,8 @@ from typing import Any
 from whimbrel.core.errors import SettingsError
 from whimbrel.core.sockets import listening_socket
 from whimbrel.local.groups import start_time
+
+logger = logging.getLogger(__name__)
 
 _LOCK = "engine.lock"
 _PORTS = "ports.json"
@@ -48,6 +51,14 @@ def write_atomically(path: Path, document: Any) -> None:
     temporary.replace(path)
 
 
+def _record(path: Path, document: Any) -> None:
+    """What nothing that runs depends on: where it cannot be written, on a full disk, it is logged."""
+    try:
+        write_atomically(path, document)
+    except OSError as error:
+        logger.warning("%s is out of date, it could not be written: %s", path, error)
+
+
 def read(path: Path) -> Any:
     """The JSON document, or None where there is none (or half of one, from a full disk)."""
     try:
@@ -57,7 +68,7 @@ def read(path: Path) -> Any:
 
 
 def write_processes(state: Path, groups: Mapping[int, str]) -> None:
-    write_atomically(state / _PROCESSES, {str(pid): started for pid, started in groups.items()})
+    _record(state / _PROCESSES, {str(pid): started for pid, started in groups.items()})
 
 
 def read_processes(state: Path) -> dict[int, str]:
@@ -67,7 +78,7 @@ def read_processes(state: Path) -> dict[int, str]:
 
 def write_status(state: Path, status: Mapping[str, Any]) -> None:
     engine = {"pid": os.getpid(), "started": start_time(os.getpid())}
-    write_atomically(state / _STATUS, {**status, "engine": engine})
+    _record(state / _STATUS, {**status, "engine": engine})
 
 
 def read_status(state: Path) -> dict[str, Any] | None:
