@@ -15,6 +15,7 @@ from whimbrel.core.errors import InputRefused, Unavailable
 from whimbrel.eventing.delivery import Delivery
 from whimbrel.eventing.settings import DeliverySettings
 from whimbrel.eventing.source import Source
+from whimbrel.eventing.unreadable import UNREADABLE_TYPE
 from whimbrel.eventing.upstream import Message, Unreadable, Upstream
 
 pytestmark = pytest.mark.anyio
@@ -78,7 +79,7 @@ async def work(upstream: Upstream, sink: str, until: Callable[[], object], *, gr
         source = Source(
             upstream,
             Delivery(client, sink, settings, upstream.name, stopping),
-            None,
+            Delivery(client, sink, settings, f"{upstream.name}-dead-letters", stopping),
             max_held=6,
             return_seconds=10,
             grace_seconds=grace_seconds,
@@ -93,7 +94,7 @@ async def work(upstream: Upstream, sink: str, until: Callable[[], object], *, gr
 
 
 def failing(event: Event, attempt: int) -> Reply:
-    return Reply(503 if event.subject == "bad" else 202)
+    return Reply(503 if event.subject == "bad" or event.type == UNREADABLE_TYPE else 202)
 
 
 async def test_each_message_is_accepted_or_returned(caplog: pytest.LogCaptureFixture) -> None:

@@ -180,6 +180,16 @@ def test_what_cannot_be_read_becomes_a_dead_letter(queue: Queue, source: SourceI
     assert by_data[json.dumps(record("", 1)).encode()].extensions["knativeerrorcode"] == "400"
 
 
+def test_without_a_dead_letter_sink_what_cannot_be_read_goes_to_the_sink(queue: Queue, source: SourceInThread) -> None:
+    queue.send(notification(record("a%0Ab.png")))
+    with scripted_sink() as sink, source(sink.url):
+        wait_for(queue.empty, "an empty queue")
+    (event,) = sink.accepted
+    assert event.type == "dev.whimbrel.unreadable.v1"
+    assert json.loads(event.data or b"")["s3"]["object"]["key"] == "a%0Ab.png"
+    assert event.extensions["knativeerrorcode"] == "400"
+
+
 def test_overrides_of_the_sink_binding_are_applied(queue: Queue, source_process: SourceProcess) -> None:
     queue.send(notification(record("k")))
     overrides = json.dumps({"extensions": {"tenant": "birds"}})

@@ -51,7 +51,9 @@ class DeliverySettings(WaitSettings):
         description='extensions for every event, {"extensions": {"name": "value"}}; also K_CE_OVERRIDES',
     )
     dead_letter_sink: HttpUrl | None = Field(
-        default=None, description="URL for what is refused or unreadable; absent: that stays in the queue"
+        default=None,
+        description="URL for what is unreadable or what the sink refuses; absent: what is unreadable goes to the sink, "
+        "what it refuses stays in the queue",
     )
     max_in_flight: int = Field(default=32, ge=1, le=1000, description="events posted at once")
     # Knative's broker answers when it has delivered, retries included, and drops the event when the poster hangs up.

@@ -28,15 +28,15 @@ _log = logging.getLogger(__name__)
 class Source:
     """Joins one upstream to one sink. At most `max_held` messages are in work; `stopping` begins the graceful stop.
 
-    `dead_letters` takes what is refused or unreadable; without it, that goes back to the upstream, whose own
-    redrive policy decides.
+    `dead_letters` takes what is refused or unreadable. Where it is the sink itself, what that refused once is not
+    sent there again: it goes back to the upstream, whose own redrive policy decides.
     """
 
     def __init__(
         self,
         upstream: Upstream,
         delivery: Delivery,
-        dead_letters: Delivery | None,
+        dead_letters: Delivery,
         *,
         max_held: int,
         return_seconds: float,
@@ -127,6 +127,9 @@ class Source:
             return True
         if isinstance(outcome, Refused):
             why = f"the sink answered {outcome.status}"
+            if self._dead_letters.sink == self._delivery.sink:
+                _log.error("refused, left to the queue (no dead_letter_sink is set): %s", why)
+                return False
             return await self._bury(outcome.dead_letter(event, self._delivery.sink), "refused", why)
         SOURCE_EVENTS.labels(self._upstream.name, "returned").inc()
         if not self._stopping.is_set():
@@ -135,9 +138,6 @@ class Source:
 
     async def _bury(self, event: Event, outcome: str, why: str) -> bool:
         """Hand an event that will never work to the dead letters; only when they have it is it done."""
-        if self._dead_letters is None:
-            _log.error("%s, left to the queue (no dead_letter_sink is set): %s", outcome, why)
-            return False
         buried = await self._dead_letters.deliver(event)
         if isinstance(buried, Accepted):
             SOURCE_EVENTS.labels(self._upstream.name, outcome).inc()

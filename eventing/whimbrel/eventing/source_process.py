@@ -33,14 +33,11 @@ async def deliver_all(settings: DeliverySettings, upstream: Upstream, stopping: 
     """Run the loop between an upstream that is open and the sinks of the settings, until the stop."""
     limits = httpx.Limits(max_connections=2 * settings.max_in_flight, max_keepalive_connections=settings.max_in_flight)
     async with httpx.AsyncClient(limits=limits, headers={"accept-encoding": "identity"}) as client:
-        dead_letters = None
-        if settings.dead_letter_sink is not None:
-            label = f"{upstream.name}-dead-letters"
-            dead_letters = Delivery(client, settings.dead_letter_sink, settings, label, stopping)
+        label = f"{upstream.name}-dead-letters"
         source = Source(
             upstream,
             Delivery(client, settings.sink, settings, upstream.name, stopping),
-            dead_letters,
+            Delivery(client, settings.dead_letter_sink or settings.sink, settings, label, stopping),
             max_held=2 * settings.max_in_flight,
             return_seconds=settings.backoff_max_seconds,
             grace_seconds=settings.grace_seconds,
