@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import uuid
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -186,7 +187,8 @@ def index(predictor: Predictor) -> dict[str, tuple[str, str | None, float]]:
 
 
 def answered_by(predictor: Predictor, request_id: str) -> str:
-    answer = predictor.infer(v2_document(null_images(1)), headers={"x-request-id": request_id})
+    document = {**v2_document(null_images(1)), "id": request_id}
+    answer = predictor.infer(document, headers={"x-request-id": uuid.uuid4().hex})
     version: str = answer.json()["parameters"]["model_version"]
     return version
 

@@ -44,6 +44,11 @@ def log_fields(**fields: str | None) -> Iterator[None]:
         _bound.reset(token)
 
 
+def bound_field(name: str) -> str | None:
+    """What `log_fields` has bound here."""
+    return _bound.get().get(name)
+
+
 def redact(text: str) -> str:
     for pattern, replacement in _SECRETS:
         text = pattern.sub(replacement, text)

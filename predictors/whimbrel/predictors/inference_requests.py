@@ -96,9 +96,12 @@ def version_of(payload: Any, headers: Mapping[str, str]) -> str | None:
 
 
 def key_of(payload: Any, headers: Mapping[str, str]) -> str:
-    """What a redelivery of this request has again: the id of the event or request; where there is none, chance."""
+    """What a redelivery of this request has again: its own id, which the transformer takes from the event.
+
+    The header comes after it: a gateway makes a new one for each delivery. Where there is none, chance.
+    """
     identifier = payload.id if isinstance(payload, InferRequest) else None
-    return headers.get(REQUEST_ID_HEADER) or identifier or uuid.uuid4().hex
+    return identifier or headers.get(REQUEST_ID_HEADER) or uuid.uuid4().hex
 
 
 def _timeout(parameters: Mapping[str, Any]) -> float | None:

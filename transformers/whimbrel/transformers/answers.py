@@ -47,8 +47,11 @@ class Answer:
 class Inference(Protocol):
     """One way to ask a predictor. `tensor` is (1, H, W, 3) uint8 RGB; `parameters` are the request's."""
 
-    async def infer(self, tensor: NDArray[np.uint8], parameters: Mapping[str, str | int], request_id: str) -> Answer:
-        """Raises PresetMismatch, another error of the table as the predictor gave it, or Unavailable."""
+    async def infer(self, tensor: NDArray[np.uint8], parameters: Mapping[str, str | int], key: str) -> Answer:
+        """`key` becomes the id of the V2 request.
+
+        Raises PresetMismatch, another error of the table as the predictor gave it, or Unavailable.
+        """
 
     async def close(self) -> None: ...
 

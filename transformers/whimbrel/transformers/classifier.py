@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 class Answering(Protocol):
     """A predictor, whoever made it: it has the image prepared by the preset that it needs."""
 
-    async def classify(self, prepare: Prepare, request_id: str) -> Answer: ...
+    async def classify(self, prepare: Prepare, key: str) -> Answer: ...
 
     async def close(self) -> None: ...
 
@@ -34,15 +34,18 @@ class Classifier:
     def __init__(self, decoder: Decoder, predictor: Answering) -> None:
         self._decoder, self._predictor = decoder, predictor
 
-    async def classify(self, content: bytes, timing: Timing, request_id: str) -> Answer:
-        """Raises what `Decoder.decode` and `Answering.classify` raise."""
+    async def classify(self, content: bytes, timing: Timing, key: str) -> Answer:
+        """`key` is what a second try for this image has again: a split between versions decides by it.
+
+        Raises what `Decoder.decode` and `Answering.classify` raise.
+        """
 
         async def prepare(preset: Preset) -> NDArray[np.uint8]:
             with timing.stage(DECODE), tracing.span("transformer.decode"):
                 return await self._decoder.decode(content, preset)
 
         with timing.stage(PREDICT):
-            return await self._predictor.classify(prepare, request_id)
+            return await self._predictor.classify(prepare, key)
 
 
 @contextmanager

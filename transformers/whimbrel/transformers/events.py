@@ -30,7 +30,6 @@ from whimbrel.core.logs import log_fields
 from whimbrel.core.metrics import TRANSFORMER_IMAGES
 from whimbrel.core.records import ObjectEvent, object_event
 from whimbrel.core.results import GONE_TYPE, PREDICTION_TYPE, Gone, Result, ResultEvent, ResultObject
-from whimbrel.core.tensors import REQUEST_ID_HEADER
 from whimbrel.transformers.budget import LEAST_BYTES, Budget
 from whimbrel.transformers.classifier import Classifier, counted, log_answer
 from whimbrel.transformers.fetch import ObjectGone, ObjectReader
@@ -89,7 +88,6 @@ class ObjectEvents:
 
     async def reply(self, event: Event, headers: Mapping[str, str]) -> Event | None:
         """The reply to one event; None where there is nothing to say. Raises WhimbrelError."""
-        request_id = headers.get(REQUEST_ID_HEADER) or event.id
         happened = object_event(event)
         if not happened.creates:
             logger.debug("nothing to do", extra={"type": event.type, "event_id": event.id})
@@ -100,7 +98,7 @@ class ObjectEvents:
             log_fields(event_id=event.id, object=happened.object.uri),
         ):
             try:
-                return await self._prediction(event, happened, request_id)
+                return await self._prediction(event, happened)
             except ObjectGone as gone:
                 TRANSFORMER_IMAGES.labels("gone").inc()
                 logger.info("gone", extra={"reason": str(gone)})
@@ -109,14 +107,14 @@ class ObjectEvents:
                 logger.warning(str(error), extra={"reason": error.reason, "status": error.status})
                 raise
 
-    async def _prediction(self, event: Event, happened: ObjectEvent, request_id: str) -> Event:
+    async def _prediction(self, event: Event, happened: ObjectEvent) -> Event:
         timing, ref = Timing(), happened.object
         size = self.max_image_bytes if ref.size is None else ref.size
         with counted():
             async with self.held_bytes.held(max(LEAST_BYTES, min(size, self.max_image_bytes))):
                 with timing.stage(FETCH), tracing.span("transformer.fetch"):
                     fetched = await self.reader.fetch(ref)
-                answer = await self.classifier.classify(fetched.content, timing, request_id)
+                answer = await self.classifier.classify(fetched.content, timing, event.id)
         timing_ms = timing.finish()
         log_answer(answer, timing_ms)
         result = Result(

@@ -23,7 +23,7 @@ UNKNOWN_VERSION = "unknown"
 class Exchange(Protocol):
     """One of the protocols. `tensor` has one image; the answer is its scores and the version that gave them."""
 
-    async def ask(self, tensor: NDArray[Any], request_id: str) -> tuple[NDArray[Any], str | None]:
+    async def ask(self, tensor: NDArray[Any], key: str) -> tuple[NDArray[Any], str | None]:
         """Raises an error of the table as the predictor gave it, or Unavailable."""
 
     async def close(self) -> None: ...
@@ -40,13 +40,13 @@ class ForeignPredictor:
         self._contract, self._exchange, self._model_name, self._top_k = contract, exchange, model_name, top_k
         self._stated = contract.model_dump(mode="json")
 
-    async def classify(self, prepare: Prepare, request_id: str) -> Answer:
+    async def classify(self, prepare: Prepare, key: str) -> Answer:
         """Raises what `prepare` raises, NotFound, QuotaExceeded and Unavailable."""
         image = await prepare(self._contract.preset)
         tensor = await asyncio.to_thread(self._contract.tensor, image)
         with tracing.span("transformer.predict"):
             try:
-                scores, version = await self._exchange.ask(tensor, request_id)
+                scores, version = await self._exchange.ask(tensor, key)
             except InputRefused as error:
                 raise Unavailable(f"{error}; is the setting predictor_contract right?") from None
         try:

@@ -18,17 +18,17 @@ class GrpcExchange:
     def __init__(self, calls: GrpcCalls, contract: Contract, model_name: str) -> None:
         self._calls, self._contract, self._model_name = calls, contract, model_name
 
-    async def ask(self, tensor: NDArray[Any], request_id: str) -> tuple[NDArray[Any], str | None]:
+    async def ask(self, tensor: NDArray[Any], key: str) -> tuple[NDArray[Any], str | None]:
         pixels = InferInput(self._contract.input, list(tensor.shape), DATATYPES[self._contract.dtype])
         pixels.set_data_from_numpy(tensor, binary_data=True)
         response = await self._calls.infer(
             InferRequest(
                 model_name=self._model_name,
                 infer_inputs=[pixels],
-                request_id=request_id,
+                request_id=key,
                 request_outputs=[RequestedOutput(self._contract.output)],
             ),
-            request_id,
+            key,
         )
         for output in response.outputs:
             scores = array_of(output)

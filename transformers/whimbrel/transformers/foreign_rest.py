@@ -26,9 +26,9 @@ class V1Exchange:
     def __init__(self, http: PredictorHttp, contract: Contract, model_name: str) -> None:
         self._http, self._contract, self._path = http, contract, f"/v1/models/{model_name}:predict"
 
-    async def ask(self, tensor: NDArray[Any], request_id: str) -> tuple[NDArray[Any], str | None]:
+    async def ask(self, tensor: NDArray[Any], key: str) -> tuple[NDArray[Any], str | None]:
         content = await asyncio.to_thread(self._request, tensor)
-        return self._scores(await self._http.post(self._path, content, _JSON, request_id)), None
+        return self._scores(await self._http.post(self._path, content, _JSON, key)), None
 
     async def close(self) -> None:
         await self._http.close()
@@ -57,20 +57,20 @@ class V2Exchange:
     def __init__(self, http: PredictorHttp, contract: Contract, model_name: str) -> None:
         self._http, self._contract, self._path = http, contract, f"/v2/models/{model_name}/infer"
 
-    async def ask(self, tensor: NDArray[Any], request_id: str) -> tuple[NDArray[Any], str | None]:
-        content, headers = await asyncio.to_thread(self._request, tensor, request_id)
-        return self._scores(await self._http.post(self._path, content, headers, request_id))
+    async def ask(self, tensor: NDArray[Any], key: str) -> tuple[NDArray[Any], str | None]:
+        content, headers = await asyncio.to_thread(self._request, tensor, key)
+        return self._scores(await self._http.post(self._path, content, headers, key))
 
     async def close(self) -> None:
         await self._http.close()
 
-    def _request(self, tensor: NDArray[Any], request_id: str) -> tuple[bytes, Mapping[str, str]]:
+    def _request(self, tensor: NDArray[Any], key: str) -> tuple[bytes, Mapping[str, str]]:
         described = {
             "name": self._contract.input,
             "shape": list(tensor.shape),
             "datatype": DATATYPES[self._contract.dtype],
         }
-        document = {"id": request_id, "outputs": [{"name": self._contract.output}]}
+        document = {"id": key, "outputs": [{"name": self._contract.output}]}
         if not self._contract.binary_tensors:
             content = {**document, "inputs": [{**described, "data": tensor.reshape(-1)}]}
             return orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY), _JSON

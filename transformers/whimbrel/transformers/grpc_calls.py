@@ -7,11 +7,10 @@ from typing import Any
 
 import grpc
 
-from whimbrel.core import tracing
 from whimbrel.core.errors import Unavailable
 from whimbrel.core.kserve_sdk import GRPCInferenceServiceStub, InferRequest, InferResponse
-from whimbrel.core.tensors import REQUEST_ID_HEADER
 from whimbrel.transformers.answers import error_of
+from whimbrel.transformers.request_headers import request_headers
 
 # The largest preset, 4096 x 4096, as float32, and room.
 MAX_MESSAGE_BYTES = 256 * 1024 * 1024
@@ -31,9 +30,9 @@ class GrpcCalls:
     def __init__(self, target: str, *, timeout_seconds: float, tls: bool) -> None:
         self._target, self._timeout_seconds, self._tls = target, timeout_seconds, tls
 
-    async def infer(self, request: InferRequest, request_id: str) -> InferResponse:
+    async def infer(self, request: InferRequest, key: str) -> InferResponse:
         """Raises the predictor's error as the table's, or Unavailable."""
-        metadata = ((REQUEST_ID_HEADER, request_id), *tracing.current().items())
+        metadata = tuple(request_headers(key).items())
         try:
             message = await GRPCInferenceServiceStub(self._channel).ModelInfer(
                 request.to_grpc(), timeout=self._timeout_seconds, metadata=metadata

@@ -19,13 +19,13 @@ class GrpcInference:
     def __init__(self, target: str, model_name: str, *, timeout_seconds: float, tls: bool) -> None:
         self._calls, self._model_name = GrpcCalls(target, timeout_seconds=timeout_seconds, tls=tls), model_name
 
-    async def infer(self, tensor: NDArray[np.uint8], parameters: Mapping[str, str | int], request_id: str) -> Answer:
+    async def infer(self, tensor: NDArray[np.uint8], parameters: Mapping[str, str | int], key: str) -> Answer:
         image = InferInput(IMAGES, list(tensor.shape), "UINT8")
         image.set_data_from_numpy(tensor, binary_data=True)
         request = InferRequest(
-            model_name=self._model_name, infer_inputs=[image], request_id=request_id, parameters=dict(parameters)
+            model_name=self._model_name, infer_inputs=[image], request_id=key, parameters=dict(parameters)
         )
-        response = await self._calls.infer(request, request_id)
+        response = await self._calls.infer(request, key)
         outputs = {output.name: array_of(output) for output in response.outputs}
         return answer_of(self._model_name, outputs, to_http_parameters(response.parameters))
 

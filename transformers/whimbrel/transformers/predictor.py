@@ -36,16 +36,16 @@ class Predictor:
         self._preset: Preset | None = None
         self._discovery: asyncio.Task[Preset] | None = None
 
-    async def classify(self, prepare: Prepare, request_id: str) -> Answer:
+    async def classify(self, prepare: Prepare, key: str) -> Answer:
         """The answer for one image; `prepare` makes its (H, W, 3) tensor by a preset, again for another preset.
 
         Raises what `prepare` and the predictor raise; PresetMismatch (409) when the presets keep changing.
         """
-        preset = self._preset or await self._discovered(request_id)
+        preset = self._preset or await self._discovered(key)
         image = await prepare(preset)
         for tries in range(MAX_TRIES):
             try:
-                answer = await self._infer(image, preset.digest, request_id)
+                answer = await self._infer(image, preset.digest, key)
             except PresetMismatch as mismatch:
                 refused, asked_for = mismatch, _preset_of(mismatch)
                 if tries % PATIENCE == 0 and asked_for != preset:
@@ -60,22 +60,22 @@ class Predictor:
             self._discovery.cancel()
         await self._inference.close()
 
-    async def _infer(self, image: NDArray[np.uint8], preset_digest: str, request_id: str) -> Answer:
+    async def _infer(self, image: NDArray[np.uint8], preset_digest: str, key: str) -> Answer:
         with tracing.span("transformer.predict"):
             return await self._inference.infer(
-                image[np.newaxis], {PRESET_DIGEST: preset_digest, TOP_K: self._top_k}, request_id
+                image[np.newaxis], {PRESET_DIGEST: preset_digest, TOP_K: self._top_k}, key
             )
 
-    async def _discovered(self, request_id: str) -> Preset:
+    async def _discovered(self, key: str) -> Preset:
         """The first requests share one question, and its failure."""
         if self._discovery is None:
-            self._discovery = asyncio.create_task(self._discover(request_id))
+            self._discovery = asyncio.create_task(self._discover(key))
             self._discovery.add_done_callback(self._discovery_ended)
         return await asyncio.shield(self._discovery)
 
-    async def _discover(self, request_id: str) -> Preset:
+    async def _discover(self, key: str) -> Preset:
         try:
-            await self._infer(np.zeros((1, 1, 3), np.uint8), "unknown", request_id)
+            await self._infer(np.zeros((1, 1, 3), np.uint8), "unknown", key)
         except PresetMismatch as mismatch:
             self._preset = _preset_of(mismatch)
             return self._preset

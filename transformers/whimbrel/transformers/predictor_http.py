@@ -6,10 +6,9 @@ from collections.abc import Mapping
 
 import httpx
 
-from whimbrel.core import tracing
 from whimbrel.core.errors import Unavailable
-from whimbrel.core.tensors import REQUEST_ID_HEADER
 from whimbrel.transformers.answers import error_of
+from whimbrel.transformers.request_headers import request_headers
 
 _CONNECT_SECONDS = 10.0
 _RETRY_AFTER_SECONDS = 2.0
@@ -27,9 +26,9 @@ class PredictorHttp:
             trust_env=False,
         )
 
-    async def post(self, path: str, content: bytes, headers: Mapping[str, str], request_id: str) -> bytes:
+    async def post(self, path: str, content: bytes, headers: Mapping[str, str], key: str) -> bytes:
         """The body of a 200 answer. Raises the predictor's error as the table's, or Unavailable."""
-        response = await self._answered(path, content, {**headers, REQUEST_ID_HEADER: request_id, **tracing.current()})
+        response = await self._answered(path, content, {**headers, **request_headers(key)})
         if response.status_code != 200:
             raise error_of(response.status_code, response.content, response.headers.get("retry-after"))
         return response.content

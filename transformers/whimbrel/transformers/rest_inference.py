@@ -23,10 +23,10 @@ class RestInference:
         self._path, self._model_name = f"/v2/models/{model_name}/infer", model_name
         self._http = PredictorHttp(base_url, timeout_seconds=timeout_seconds, connections=connections)
 
-    async def infer(self, tensor: NDArray[np.uint8], parameters: Mapping[str, str | int], request_id: str) -> Answer:
-        head, content = _request(tensor, parameters)
+    async def infer(self, tensor: NDArray[np.uint8], parameters: Mapping[str, str | int], key: str) -> Answer:
+        head, content = _request(tensor, parameters, key)
         headers = {"content-type": "application/octet-stream", JSON_LENGTH_HEADER: str(len(head))}
-        return self._answer(await self._http.post(self._path, head + content, headers, request_id))
+        return self._answer(await self._http.post(self._path, head + content, headers, key))
 
     async def close(self) -> None:
         await self._http.close()
@@ -41,7 +41,7 @@ class RestInference:
         return answer_of(self._model_name, outputs, parameters)
 
 
-def _request(tensor: NDArray[np.uint8], parameters: Mapping[str, str | int]) -> tuple[bytes, bytes]:
+def _request(tensor: NDArray[np.uint8], parameters: Mapping[str, str | int], key: str) -> tuple[bytes, bytes]:
     """The JSON and the binary part of a V2 request (KServe's binary tensor data extension)."""
     content = tensor.tobytes()
     image = {
@@ -50,7 +50,7 @@ def _request(tensor: NDArray[np.uint8], parameters: Mapping[str, str | int]) -> 
         "datatype": "UINT8",
         "parameters": {"binary_data_size": len(content)},
     }
-    return json.dumps({"parameters": dict(parameters), "inputs": [image]}).encode(), content
+    return json.dumps({"id": key, "parameters": dict(parameters), "inputs": [image]}).encode(), content
 
 
 def _array(output: Mapping[str, Any]) -> NDArray[Any]:
