@@ -19,10 +19,12 @@ from testbed.processes import answers, free_port, running
 from testbed.sinks import Reply, scripted_sink
 from testbed.stores import Store
 from whimbrel.core.cloudevent import Event, binary, json_event
-from whimbrel.core.errors import NotFound, Unavailable
+from whimbrel.core.errors import InputRefused, NotFound, Unavailable
 from whimbrel.core.results import dead_letter_key, dump, parse_dead_letter
 from whimbrel.eventing.dead_letter_record import dead_letter_of, error_text, replay_event
 from whimbrel.eventing.dead_letters import Replayed, Stored, get, iterate, replay
+from whimbrel.eventing.unreadable import unreadable_event
+from whimbrel.eventing.upstream import Unreadable
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -151,18 +153,33 @@ def test_our_own_error_body_is_read_whole_and_its_start_when_cut(message: str, r
     ],
 )
 def test_what_is_no_event_is_kept_as_it_came_and_once(sink: Sink, headers: dict[str, str], body: bytes) -> None:
-    def kept() -> list[bytes]:
-        listed = sink.client.list_objects_v2(Bucket=sink.bucket, Prefix="unreadable/").get("Contents", [])
-        return [sink.client.get_object(Bucket=sink.bucket, Key=each["Key"])["Body"].read() for each in listed]
-
-    before = len(kept())
     for _ in range(2):
         sink.post(headers | {"authorization": "Bearer secret-token"}, body)
-    found = [message for message in kept() if message.endswith(b"\r\n\r\n" + body)]
-    assert len(kept()) == before + 1
-    assert len(found) == 1
-    assert b"secret" not in found[0]
-    assert f"content-type: {headers['content-type']}".encode() in found[0]
+    stored = [each for each in iterate(sink.client, sink.bucket) if message_of(each).endswith(b"\r\n\r\n" + body)]
+    assert len(stored) == 1
+    assert f"content-type: {headers['content-type']}".encode() in message_of(stored[0])
+    assert b"secret" not in message_of(stored[0])
+    assert stored[0].letter.error.code == 400
+    assert (stored[0].letter.error.message or "").startswith("expected")
+
+
+def message_of(stored: Stored) -> bytes:
+    return base64.b64decode(stored.letter.event.get("data_base64", ""))
+
+
+def test_a_replay_of_what_cannot_be_read_fails_again_and_keeps_the_reason(sink: Sink) -> None:
+    error = InputRefused("expected an object key without control characters")
+    stored = sink.keep(unreadable_event(Unreadable(b"{}", error), "/lists/1"))
+
+    def brings_it_back(event: Event, attempt: int) -> Reply:
+        sink.post(*binary(event))
+        return Reply()
+
+    with scripted_sink(brings_it_back) as broker, httpx.Client() as client:
+        assert replay(sink.client, sink.bucket, stored, broker.url, client) == Replayed.FAILED_AGAIN
+    now = get(sink.client, sink.bucket, stored.key).letter
+    assert now == stored.letter.model_copy(update={"replays": 1, "received": now.received})
+    assert (now.error.code, now.error.reason, now.error.message) == (400, "InputRefused", str(error))
 
 
 def test_replay_delivers_the_event_and_deletes_the_record(sink: Sink) -> None:

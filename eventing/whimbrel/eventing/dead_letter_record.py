@@ -20,6 +20,7 @@ from whimbrel.eventing.dead_letter_extensions import (
     ERROR_DESTINATION,
     REPLAY,
 )
+from whimbrel.eventing.unreadable import UNREADABLE_TYPE, error_extensions
 
 _MAX_MESSAGE: Final = 4096  # characters
 _NUMBER: Final = re.compile(r"[0-9]{1,9}")
@@ -46,7 +47,12 @@ def replay_event(letter: DeadLetter) -> Event:
     """The event of a dead letter, to be sent once more. Raises InputRefused when the record holds none."""
     body = json.dumps(letter.event).encode()
     (event,) = parse({"content-type": "application/cloudevents+json"}, body)
-    return event.with_extensions({REPLAY: str(letter.replays + 1)})
+    event = event.with_extensions({REPLAY: str(letter.replays + 1)})
+    if event.type != UNREADABLE_TYPE:
+        return event
+    # It goes straight to the dead-letter sink again: nobody on the way would say anew what is wrong with it.
+    answer = {"error": letter.error.message or "", "reason": letter.error.reason}
+    return event.with_extensions(error_extensions(letter.error.code, answer))
 
 
 def error_text(error_data: str | None) -> tuple[str | None, str | None]:

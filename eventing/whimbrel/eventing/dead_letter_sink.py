@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import hashlib
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from botocore.exceptions import BotoCoreError, ClientError
 
@@ -24,14 +23,10 @@ from whimbrel.eventing import serving
 from whimbrel.eventing.dead_letter_record import dead_letter_of
 from whimbrel.eventing.receiving import Writers, post_route
 from whimbrel.eventing.settings import DeadLetterSinkSettings
+from whimbrel.eventing.unreadable import UNREADABLE_TYPE, unreadable_request
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
-
-UNREADABLE: Final = "unreadable"
-
-_UNKEPT_HEADERS: Final = frozenset({"authorization", "proxy-authorization", "cookie"})
-_VARYING_HEADERS: Final = frozenset({"host", "user-agent", "date", "traceparent", "tracestate"})
 
 _log = logging.getLogger(__name__)
 
@@ -48,20 +43,18 @@ class DeadLetterStore:
         """Write the record of one event over what its key held: a redelivered dead letter is one record."""
         letter = dead_letter_of(event, received)
         body = dump(letter)  # raises ValueError for text that is no Unicode
-        self._put(dead_letter_key(self.prefix, event), body, "application/json")
-        SINK_RECORDS.labels("dead-letters", "new").inc()
+        try:
+            self.client.put_object(
+                Bucket=self.bucket,
+                Key=dead_letter_key(self.prefix, event),
+                Body=body,
+                ContentType="application/json",
+            )
+        except (BotoCoreError, ClientError) as error:
+            raise as_whimbrel_error(error, f"writing a dead letter to bucket {self.bucket!r}") from error
+        SINK_RECORDS.labels("dead-letters", "unreadable" if event.type == UNREADABLE_TYPE else "new").inc()
         with log_fields(event_id=event.id, object=event.subject):
             _log.warning("dead letter: %s", letter.error.message or f"code {letter.error.code}")
-
-    def keep_raw(self, headers: Mapping[str, str], body: bytes) -> None:
-        """Write down a request that holds no CloudEvent, as an HTTP message without its credentials."""
-        lines = sorted(f"{name}: {value}" for name, value in headers.items() if name not in _UNKEPT_HEADERS)
-        stable = [line for line in lines if line.split(":")[0] not in _VARYING_HEADERS]
-        message = "".join(f"{line}\r\n" for line in lines).encode("latin-1") + b"\r\n" + body
-        digest = hashlib.sha256("\n".join(stable).encode() + b"\n\n" + body).hexdigest()
-        folder = f"{self.prefix.strip('/')}/" if self.prefix.strip("/") else ""
-        self._put(f"{folder}{UNREADABLE}/{digest}.http", message, "message/http")
-        SINK_RECORDS.labels("dead-letters", "unreadable").inc()
 
     def look(self) -> None:
         """Raises NotFound or Unavailable when the bucket cannot be used."""
@@ -69,12 +62,6 @@ class DeadLetterStore:
             self.client.list_objects_v2(Bucket=self.bucket, MaxKeys=1)
         except (BotoCoreError, ClientError) as error:
             raise as_whimbrel_error(error, f"looking at bucket {self.bucket!r}") from error
-
-    def _put(self, key: str, body: bytes, content_type: str) -> None:
-        try:
-            self.client.put_object(Bucket=self.bucket, Key=key, Body=body, ContentType=content_type)
-        except (BotoCoreError, ClientError) as error:
-            raise as_whimbrel_error(error, f"writing a dead letter to bucket {self.bucket!r}") from error
 
 
 def run(settings: DeadLetterSinkSettings) -> None:
@@ -97,10 +84,13 @@ def run(settings: DeadLetterSinkSettings) -> None:
 
 
 def take(store: DeadLetterStore, headers: Mapping[str, str], body: bytes, received: datetime) -> None:
-    """Keep what one request holds: its events, or the request itself where it holds none. Blocking."""
+    """Keep what one request holds: its events, or the request itself where they cannot be written down. Blocking."""
     try:
         for event in parse(headers, body):
             store.keep(event, received)
     except (InputRefused, ValueError, RecursionError) as error:
         _log.warning("kept as it came, it is no CloudEvent that can be written down: %s", error)
-        store.keep_raw(headers, body)
+        refusal = (
+            InputRefused("expected JSON that is not nested so deep") if isinstance(error, RecursionError) else error
+        )
+        store.keep(unreadable_request(headers, body, refusal), received)
