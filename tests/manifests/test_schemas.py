@@ -89,6 +89,15 @@ def test_settings_and_secrets_come_by_reference_and_images_by_name(folder: Path)
 
 
 @pytest.mark.parametrize("folder", OVERLAYS, ids=lambda folder: folder.name)
+def test_every_server_listens_where_its_pod_is_reached(folder: Path) -> None:
+    for name, pod in pods(folder).items():
+        (container,) = pod["containers"]
+        values = {entry["name"]: entry["value"] for entry in container.get("env", [])}
+        assert values.get("WHIMBREL_HTTP_HOST") == "0.0.0.0", name  # noqa: S104
+        assert len(values) == len(container["env"]), f"{name}: a variable that is set twice"
+
+
+@pytest.mark.parametrize("folder", OVERLAYS, ids=lambda folder: folder.name)
 def test_a_transformer_with_a_concurrency_limit_names_its_workers(folder: Path) -> None:
     transformer = pods(folder)["InferenceService/digits/transformer"]
 
