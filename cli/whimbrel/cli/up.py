@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -13,7 +12,7 @@ from whimbrel.cli import one_machine
 from whimbrel.cli.console import add_rows, out, say, table
 from whimbrel.cli.options import DEFAULT_STATE, PHOTOS, RESULTS, State
 from whimbrel.cli.samples import write_samples
-from whimbrel.cli.unsettled import announce_unsettled
+from whimbrel.cli.unsettled import keep_announced
 from whimbrel.core.errors import SettingsError
 from whimbrel.core.settings import load
 from whimbrel.local.engine import Engine
@@ -55,18 +54,19 @@ def engine_settings(state: Path, manifests: Path, **ports: int) -> EngineSetting
 
 
 async def _up(settings: EngineSettings) -> None:
-    begun = datetime.now(UTC)
     async with one_machine.started(settings) as engine:
-        unsettled = await asyncio.to_thread(announce_unsettled, engine.status()["environment"], begun)
         await asyncio.to_thread(write_samples, settings.state / "samples")
-        _greet(engine, settings, unsettled)
-        await engine.run_forever()
+        _greet(engine, settings)
+        announcing = asyncio.create_task(keep_announced(engine))
+        try:
+            await engine.run_forever()
+        finally:
+            announcing.cancel()
+            await asyncio.gather(announcing, return_exceptions=True)
 
 
-def _greet(engine: Engine, settings: EngineSettings, unsettled: int) -> None:
+def _greet(engine: Engine, settings: EngineSettings) -> None:
     out.print(add_rows(table("ENDPOINT", "URL"), sorted(engine.status()["endpoints"].items())))
-    if unsettled:
-        out.print(f"\n{unsettled} objects without a result were announced again")
     state = "" if settings.state == DEFAULT_STATE else f" --state {settings.state}"
     say(
         "\nReady. In another terminal:\n"

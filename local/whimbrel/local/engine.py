@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Iterable
+from datetime import datetime
 from types import TracebackType
 from typing import Any
 
@@ -26,6 +27,7 @@ from whimbrel.local.objects import Applied, AppliedObjects, Broker, read
 from whimbrel.local.plan import BROKER, broker_url, fronts, plan
 from whimbrel.local.processes import Place, Supervised
 from whimbrel.local.settings import EngineSettings
+from whimbrel.local.settling import Settling, settling
 from whimbrel.local.state import Ports, locked, write_atomically, write_status
 from whimbrel.local.wardship import Wardship
 from whimbrel.local.workload import Probe, Workload
@@ -52,6 +54,7 @@ class Engine:
         self._applied = False
         self._closing = asyncio.Event()
         self.warnings: tuple[str, ...] = ()
+        self.settling: Settling | None = None
 
     async def __aenter__(self) -> Engine:
         """Start the embedded services and the gateway, and wait until they are ready.
@@ -85,6 +88,7 @@ class Engine:
         applied = self._with_settings(self._read(given))
         ports = self._fronting.open(fronts(applied))
         planned = plan(applied, ports, self._machine)
+        self.settling = settling(embedded.store_contents(applied), planned.workloads)
         await self.create_store(given)
         write_atomically(self._state / _BROKER_CONFIG, planned.broker)
         self._broker.hang_up()
@@ -124,6 +128,10 @@ class Engine:
         """End `run_forever`; safe to call in a signal's callback."""
         self._closing.set()
 
+    def store_begun(self) -> datetime | None:
+        """When the store that is ready now was started: of what was put before, its queue knows nothing."""
+        return self._store.begun if self._store.ready else None
+
     def status(self) -> dict[str, Any]:
         return {
             "state": str(self._state),
@@ -153,7 +161,7 @@ class Engine:
         write_atomically(self._state / _BROKER_CONFIG, _EMPTY_BROKER)
         store = embedded.store_workload(self._state, self._s3_port, self._machine)
         registry = embedded.mlflow_workload(self._state, self._mlflow_port, self._s3_port, self._machine)
-        self._run(store)
+        self._store = self._run(store)
         self._run(registry)
         self._broker = self._run(_broker_workload(self._state / _BROKER_CONFIG, self._machine))
         self._fronting.attach(BROKER, self._broker)

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,7 @@ class Supervised:
         self._was_ready = False
         self._hang_up_due = False
         self._failures = 0
+        self.begun: datetime | None = None
         self.restarts = 0
         self.last_exit: str | None = None
         self.exit_status: int | None = None
@@ -133,6 +135,7 @@ class Supervised:
 
     async def _spawn(self) -> asyncio.subprocess.Process:
         workload, place = self.workload, self._place
+        self.begun = datetime.now(UTC)
         http_port = workload.port or free_port()
         self._address = Address(http_port, free_port() if workload.grpc else None)
         environment = {**workload.environment, "PORT": str(http_port)}

@@ -100,8 +100,10 @@ def reconcile(
     try:
         region = s3.get_bucket_location(Bucket=bucket).get("LocationConstraint") or "us-east-1"
         queue = _Queue(sqs, queue_url, region, max_queued, stop)
-        with closing(_versions_with_results(s3, bucket, results)) as known:
+        with closing(_versions_with_results(s3, bucket, results, stop)) as known:
             for listed in _objects(s3, bucket, key_prefix, key_suffix, not_after):
+                if stop.is_set():
+                    break
                 objects += 1
                 if _has_result(known, results, listed.ref) or dead(listed.ref):
                     continue
@@ -110,8 +112,6 @@ def reconcile(
                 if len(batch) == _BATCH:
                     announced += queue.announce(batch)
                     batch.clear()
-                if stop.is_set():
-                    break
             announced += queue.announce(batch)
     except (BotoCoreError, ClientError) as error:
         raise as_whimbrel_error(error, f"comparing bucket {bucket!r} with its results") from error
@@ -149,13 +149,15 @@ def _objects(s3: S3Client, bucket: str, prefix: str, suffix: str, not_after: dat
                 yield _Listed(ref, each["LastModified"])
 
 
-def _versions_with_results(s3: S3Client, bucket: str, results: ResultStore) -> sqlite3.Connection:
+def _versions_with_results(s3: S3Client, bucket: str, results: ResultStore, stop: Stop) -> sqlite3.Connection:
     """The folder of each object version that has a result or is gone, in a temporary database that may use the disk."""
     known = sqlite3.connect("")
     known.execute("CREATE TABLE versions (folder TEXT PRIMARY KEY) WITHOUT ROWID")
     prefix = _results_prefix(results, bucket).strip("/")
     root = f"{prefix}/{BY_VERSION}/" if prefix else f"{BY_VERSION}/"
     for page in s3.get_paginator("list_objects_v2").paginate(Bucket=results.bucket, Prefix=root):
+        if stop.is_set():
+            break
         folders = ((each["Key"].rpartition("/")[0],) for each in page.get("Contents", []))
         known.executemany("INSERT OR IGNORE INTO versions VALUES (?)", folders)
     return known
