@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import warnings
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -16,6 +17,7 @@ from testbed.processes import answers, free_port, wait_for
 from testbed.stores import Store
 from whimbrel.core.errors import SettingsError
 from whimbrel.core.model_pointer import PointedVersion, Pointer, PointerStore
+from whimbrel.core.package import write_manifest
 from whimbrel.core.references import ObjectRef
 from whimbrel.core.s3 import s3_client
 from whimbrel.core.settings import S3Settings, load
@@ -39,14 +41,30 @@ def version(name: str, digest: str | None = None) -> PointedVersion:
 WRONG = version("3", "sha256:" + "1" * 64)
 
 
+def packaged(folder: Path, name: str) -> PointedVersion:
+    """An exported network of some 60 kB, labelled by its name."""
+    torch = pytest.importorskip("torch")
+    from whimbrel.mlflow.exported import save_classifier
+
+    folder.mkdir()
+    module = torch.nn.Sequential(torch.nn.AvgPool2d(4), torch.nn.Flatten(), torch.nn.Linear(768, 10)).eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter's own
+        save_classifier(module, (64, 64), folder / "model.pt2")
+    labels = [f"{name}-{index}" for index in range(10)]
+    fields = {"task": "classification", "architecture": "pt2", "preset": {"height": 64, "width": 64}, "labels": labels}
+    package = write_manifest(folder, fields, ["model.pt2"])
+    return PointedVersion(version=name, uri=folder.as_uri(), digest=package.digest)
+
+
 @pytest.fixture
 def pointer(s3: S3Client, bucket: str) -> PointerStore:
     return PointerStore(s3, ObjectRef(bucket, "digits/pointer.json"))
 
 
 @asynccontextmanager
-async def replica(pointer: PointerStore) -> AsyncIterator[tuple[PointerFollower, Residents]]:
-    settings = PredictorSettings(model_name="m", model_uri="null:2")
+async def replica(pointer: PointerStore, **options: Any) -> AsyncIterator[tuple[PointerFollower, Residents]]:
+    settings = PredictorSettings(model_name="m", model_uri="null:2", **options)
     with device_threads() as threads:
         residents = Residents(settings, threads)
         follower = PointerFollower(pointer, residents, settings)
@@ -89,6 +107,20 @@ async def test_a_candidate_that_is_withdrawn_leaves(pointer: PointerStore) -> No
         pointer.write(Pointer(current=version("1")), etag)
         await follower.round()
         assert held(residents) == {"current": "1"}
+
+
+@pytest.mark.torch
+@pytest.mark.anyio
+async def test_a_candidate_without_room_leaves_the_current_version_alone(pointer: PointerStore, tmp_path: Path) -> None:
+    first, second = (packaged(tmp_path / name, name) for name in ("1", "2"))
+    etag = pointer.write(Pointer(current=first, drain_and_swap=True), None)
+    async with replica(pointer, model_memory_bytes=100_000, max_batch_size=1) as (follower, residents):
+        pointer.write(Pointer(current=first, candidate=second, share=20, drain_and_swap=True), etag)
+        for _ in range(2):
+            await follower.round()
+
+            assert held(residents) == {"current": "1"}
+            assert "free memory" in str(follower.state()["error"])
 
 
 @pytest.mark.anyio

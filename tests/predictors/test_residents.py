@@ -77,6 +77,18 @@ async def test_a_version_that_fails_to_load_changes_nothing() -> None:
 
 
 @pytest.mark.anyio
+async def test_only_a_load_with_all_requests_touches_the_current_version() -> None:
+    async with residents_of("1") as residents:
+        with pytest.raises(InputRefused, match="drain_and_swap"):
+            await residents.load(Source("2", "null:10", None), percent=20, drain_and_swap=True)
+        with pytest.raises(InputRefused, match="beside the current one"):
+            await residents.load(Source("1", "", None), percent=20)
+        await residents.load(Source("2", "null:10", None), drain_and_swap=True)
+
+        assert versions(residents) == {"current": "2", "previous": "1"}
+
+
+@pytest.mark.anyio
 async def test_only_one_change_at_a_time() -> None:
     async with residents_of("1") as residents:
         change = asyncio.create_task(residents.load(Source("2", "null:10", None)))
@@ -244,6 +256,7 @@ def test_a_request_may_name_its_version(predictor: Predictor) -> None:
         ({"uri": OTHER, "digest": "sha256:1"}, 400),
         ({"uri": "s3://models/1", "digest": WRONG_DIGEST}, 400),
         ({"percent": 101}, 400),
+        ({"uri": OTHER, "digest": OTHER_DIGEST, "percent": 20, "drain_and_swap": True}, 400),
         ({"unknown": 1}, 400),
         ({}, 404),
     ],

@@ -91,13 +91,13 @@ class PointerFollower:
             if candidate is not None:
                 await self._residents.unload(candidate.version)
         elif not self._holds(CANDIDATE, pointer.candidate) or self._residents.candidate_percent != pointer.share:
-            await self._load(pointer.candidate, pointer.share, pointer.drain_and_swap)
+            await self._load(pointer.candidate, pointer.share, drain_and_swap=False)
 
     async def _to_current(self, pointer: Pointer) -> None:
         if not self._holds("current", pointer.current):
-            await self._load(pointer.current, 100.0, pointer.drain_and_swap)
+            await self._load(pointer.current, 100.0, drain_and_swap=pointer.drain_and_swap)
 
-    async def _load(self, version: PointedVersion, percent: float, drain_and_swap: bool) -> None:
+    async def _load(self, version: PointedVersion, percent: float, *, drain_and_swap: bool) -> None:
         if version in self._refused:
             raise PackageRefused(self._error or f"version {version.version!r} was refused")
         try:

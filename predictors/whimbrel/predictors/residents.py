@@ -95,10 +95,12 @@ class Residents:
         """Load `source` beside the current version, or take it where it is resident; then give it its share.
 
         100 percent makes it the current one and the current one the previous. Loading needs room for both; where
-        there is none and `drain_and_swap` allows it, the current version is unloaded first. A version that fails
-        to load changes nothing. Raises Unavailable (another change is going on, no memory), PackageRefused,
-        NotFound and InputRefused.
+        there is none and `drain_and_swap` allows it, which takes 100 percent, the current version is unloaded first.
+        A version that fails to load changes nothing. Raises Unavailable (another change is going on, no memory),
+        PackageRefused, NotFound and InputRefused.
         """
+        if drain_and_swap and percent < 100:
+            raise InputRefused(f"parameter drain_and_swap: expected it with 100 percent only, seen {percent:g}")
         await self._alone(self._load(source, percent, drain_and_swap))
 
     async def unload(self, version: str) -> None:
@@ -127,6 +129,11 @@ class Residents:
     async def _load(self, source: Source, percent: float, drain_and_swap: bool) -> None:
         started = time.monotonic()
         resident = self._resident_of(source)
+        if resident is not None and resident is self.current and percent < 100:
+            raise InputRefused(
+                f"expected a version beside the current one for {percent:g} percent, seen {resident.version!r}, "
+                "which is the current one; give another version 100 percent first"
+            )
         if resident is None:
             resident = await self._loaded(source, drain_and_swap)
         await self._give_share(resident, percent)
@@ -194,7 +201,7 @@ class Residents:
         if located.needed_bytes > reachable:
             current = self.current
             with_current = reachable + current.needed_bytes if current and not drain_and_swap else reachable
-            remedy = "; it fits with drain_and_swap" if located.needed_bytes <= with_current else ""
+            remedy = "; at 100 percent it fits with drain_and_swap" if located.needed_bytes <= with_current else ""
             raise Unavailable(
                 f"expected {located.needed_bytes} bytes of free memory for version {located.version!r}, seen {free} "
                 f"and {reachable - free} in versions that may leave{remedy}",
