@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import inspect
+import re
 
 import pytest
 
 from whimbrel.core import errors
-from whimbrel.core.errors import InputRefused, PresetMismatch, TryAgain, Unavailable, WhimbrelError, is_retried
+from whimbrel.core.errors import (
+    InputRefused,
+    ModelFailed,
+    PackageRefused,
+    PresetMismatch,
+    TryAgain,
+    Unavailable,
+    WhimbrelError,
+    is_retried,
+)
 
 
 @pytest.mark.parametrize("status", [404, 408, 409, 429, 500, 502, 503, 504, 302, 599])
@@ -28,6 +38,19 @@ def test_every_error_is_on_the_side_of_its_class() -> None:
             assert not is_retried(member.status), member
         if issubclass(member, TryAgain):
             assert is_retried(member.status), member
+
+
+def test_a_model_that_fails_blames_no_input() -> None:
+    assert (ModelFailed("nonsense").status, PackageRefused("another digest").status) == (500, 422)
+    assert is_retried(ModelFailed.status)
+    assert not issubclass(ModelFailed, InputRefused)
+
+
+def test_every_error_stands_in_the_tree_with_its_status() -> None:
+    rows = dict(re.findall(r"── (\w+)\s+(\d{3})\s", errors.__doc__ or ""))
+    classes = [member for _, member in inspect.getmembers(errors, inspect.isclass) if issubclass(member, WhimbrelError)]
+    without = {"WhimbrelError", "SettingsError"}
+    assert rows == {member.__name__: str(member.status) for member in classes if member.__name__ not in without}
 
 
 def test_the_body_says_why_in_one_line() -> None:

@@ -18,7 +18,7 @@ import pytest
 from testbed.predictors import running_predictor, v2_document, v2_outputs
 from testbed.processes import environment
 from testbed.stores import Store
-from whimbrel.core.errors import PackageRefused, SettingsError, Unavailable
+from whimbrel.core.errors import ModelFailed, PackageRefused, SettingsError, Unavailable
 from whimbrel.core.package import Package, write_manifest
 from whimbrel.core.package_transfer import upload
 from whimbrel.mlflow.exported import save_classifier
@@ -149,7 +149,7 @@ def test_a_file_that_is_no_safetensors_is_refused(tmp_path: Path) -> None:
 def test_fewer_outputs_than_labels_are_refused(tmp_path: Path) -> None:
     package, _ = exported_package(tmp_path, classes=CLASSES - 1)
 
-    with pytest.raises(PackageRefused, match=r"output \(2, 10\), seen \(2, 9\)"):
+    with pytest.raises(ModelFailed, match=r"output \(2, 10\), seen \(2, 9\)"):
         load(package).infer(images(2), 1)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -131,7 +132,7 @@ async def test_presets_that_never_settle_are_tried_again_later() -> None:
     [
         (404, "NotFound", 404),
         (409, "TryAgain", 503),
-        (422, "UndecodableImage", 422),
+        (422, "Unavailable", 503),
         (429, "QuotaExceeded", 429),
         (503, "Unavailable", 503),
         (400, "InputRefused", 400),
@@ -146,6 +147,22 @@ async def test_a_predictors_status_passes_through(status: int, error: str, answe
     seen = error_of(status, b'{"error": "the reason", "reason": "X"}', "7")
     assert (seen.reason, seen.status, str(seen)) == (error, answered_status, "predictor: the reason")
     assert seen.headers() == {"retry-after": "7"}
+
+
+@pytest.mark.parametrize(
+    ("status", "reason", "error"),
+    [
+        (422, "UndecodableImage", "UndecodableImage"),
+        (422, "InputRefused", "UndecodableImage"),
+        (422, "PackageRefused", "Unavailable"),
+        (400, "PackageRefused", "Unavailable"),  # gRPC has one code for both
+        (400, "InputRefused", "InputRefused"),
+        (500, "ModelFailed", "Unavailable"),
+        (422, ["?"], "Unavailable"),
+    ],
+)
+async def test_a_model_that_fails_is_not_the_images_fault(status: int, reason: object, error: str) -> None:
+    assert error_of(status, json.dumps({"error": "no", "reason": reason}), None).reason == error
 
 
 async def test_a_mismatch_without_a_usable_preset_is_tried_again() -> None:

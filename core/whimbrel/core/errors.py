@@ -8,6 +8,7 @@
     │   └── PayloadTooLarge         413  more bytes than the limit
     ├── SettingsError               -    a setting is missing or wrong: the process does not start
     ├── PackageRefused              422  a model package that is malformed, unsafe or not the expected one
+    │   └── ModelFailed             500  one that was loaded, and answers what cannot be: the input is not at fault
     └── TryAgain                    503  nothing is wrong with the input
         ├── NotFound                404  not there (yet)
         ├── PresetMismatch          409  prepared for another model version; carries the preset to use
@@ -81,6 +82,12 @@ class PackageRefused(WhimbrelError):
     """A model package that is malformed, unsafe, or not the one that was expected."""
 
     status = 422
+
+
+class ModelFailed(PackageRefused):
+    """A loaded model whose answer cannot be: scores that are no numbers, another shape. The next version may do."""
+
+    status = 500
 
 
 class TryAgain(WhimbrelError):

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from whimbrel.core.errors import PackageRefused
+from whimbrel.core.errors import ModelFailed
 from whimbrel.core.kserve_sdk import InferOutput, InferRequest, InferResponse
 from whimbrel.core.tensors import DIGEST_HEADER, INDICES, MODEL_DIGEST, MODEL_VERSION, NAMES, SCORES, VERSION_HEADER
 from whimbrel.predictors.network import Description, Outputs
@@ -18,10 +18,10 @@ DATATYPES = {INDICES: "INT64", SCORES: "FP32", NAMES: "BYTES"}
 
 
 def named(outputs: Outputs, top_k: int, description: Description) -> Tensors:
-    """`indices`, `scores` and `names`, each (N, top_k). Raises PackageRefused for scores that are no numbers."""
+    """`indices`, `scores` and `names`, each (N, top_k). Raises ModelFailed for scores that are no numbers."""
     indices, scores = outputs[INDICES][:, :top_k], outputs[SCORES][:, :top_k]
     if not np.isfinite(scores).all():
-        raise PackageRefused(f"expected finite scores of the model {description.digest}, seen NaN or infinity")
+        raise ModelFailed(f"expected finite scores of the model {description.digest}, seen NaN or infinity")
     names = np.array(description.labels, dtype=np.object_)[indices]
     return {INDICES: indices.astype(np.int64), SCORES: scores.astype(np.float32), NAMES: names}
 

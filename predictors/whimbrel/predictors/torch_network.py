@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from torch.overrides import TorchFunctionMode
 
 from whimbrel.core import pt2
-from whimbrel.core.errors import PackageRefused, SettingsError
+from whimbrel.core.errors import ModelFailed, PackageRefused, SettingsError
 from whimbrel.core.package import EXPORTED_ARCHITECTURE, Manifest, Package
 from whimbrel.core.tensors import INDICES, SCORES
 from whimbrel.predictors.network import Description, Images, Outputs
@@ -70,7 +70,7 @@ class TorchNetwork:
         classes = len(self.description.labels)
         if not isinstance(logits, torch.Tensor) or logits.shape != (len(images), classes):
             seen = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
-            raise PackageRefused(f"expected a network with output ({len(images)}, {classes}), seen {seen}")
+            raise ModelFailed(f"expected a network with output ({len(images)}, {classes}), seen {seen}")
         scores, indices = logits.float().softmax(dim=1).topk(min(top_k, classes), dim=1)
         return {INDICES: indices.cpu().numpy(), SCORES: scores.cpu().numpy()}
 

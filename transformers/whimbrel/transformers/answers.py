@@ -13,12 +13,14 @@ from numpy.typing import NDArray
 from whimbrel.core.errors import (
     InputRefused,
     NotFound,
+    PackageRefused,
     PayloadTooLarge,
     PresetMismatch,
     QuotaExceeded,
     TryAgain,
     Unavailable,
     UndecodableImage,
+    UnfetchableUrl,
     UnsupportedImage,
     WhimbrelError,
 )
@@ -34,6 +36,9 @@ _ERROR_OF_STATUS: Mapping[int, type[WhimbrelError]] = {
     422: UndecodableImage,
     429: QuotaExceeded,
 }
+_REFUSALS = frozenset(
+    kind.__name__ for kind in (InputRefused, UnsupportedImage, UndecodableImage, UnfetchableUrl, PayloadTooLarge)
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,13 +84,22 @@ def answer_of(
 def error_of(status: int, body: bytes | str, retry_after: str | None) -> WhimbrelError:
     """The predictor's error as ours: the same row of the table, so that the status passes through.
 
-    What is the operator's to mend (401, 403) or any server's fault (5xx) is 503: the image is not at fault.
+    What is the operator's to mend (401, 403, a model that was refused) or any server's fault (5xx) is 503: the image
+    is not at fault.
     """
     content = _json_object(body)
     message = f"predictor: {content.get('error') or _excerpt(body) or f'status {status}'}"
     if status == PresetMismatch.status and "preset" in content:
         return PresetMismatch(message, preset=content["preset"], model_digest=str(content.get("model_digest", "")))
-    return _ERROR_OF_STATUS.get(status, Unavailable)(message, retry_after_seconds=_seconds(retry_after))
+    return _kind_of(status, content.get("reason"))(message, retry_after_seconds=_seconds(retry_after))
+
+
+def _kind_of(status: int, reason: Any) -> type[WhimbrelError]:
+    """422 alone does not say whose fault it is; over gRPC, nor does 400."""
+    kind = _ERROR_OF_STATUS.get(status, Unavailable)
+    if not issubclass(kind, InputRefused) or str(reason) in _REFUSALS:
+        return kind
+    return Unavailable if status == UndecodableImage.status or reason == PackageRefused.__name__ else kind
 
 
 def _first_row(output: NDArray[Any] | None) -> list[Any]:

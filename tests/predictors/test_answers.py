@@ -1,0 +1,24 @@
+"""What a network says that cannot be is its own fault, and is tried again."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from whimbrel.core.errors import ModelFailed, is_retried
+from whimbrel.predictors.answers import named
+from whimbrel.predictors.null_network import NullNetwork
+
+DESCRIPTION = NullNetwork(3).description
+
+
+def test_labels_stand_beside_their_scores() -> None:
+    tensors = named({"indices": np.array([[2, 0]]), "scores": np.array([[0.7, 0.2]])}, 1, DESCRIPTION)
+    assert (tensors["names"].tolist(), tensors["indices"].tolist()) == ([["class-2"]], [[2]])
+
+
+@pytest.mark.parametrize("score", [np.nan, np.inf])
+def test_scores_that_are_no_numbers_blame_the_model(score: float) -> None:
+    with pytest.raises(ModelFailed, match="expected finite scores of the model sha256:") as failed:
+        named({"indices": np.array([[0]]), "scores": np.array([[score]])}, 1, DESCRIPTION)
+    assert is_retried(failed.value.status)
