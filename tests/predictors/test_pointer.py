@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import warnings
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -15,13 +16,14 @@ import pytest
 from testbed.predictors import listening_ports, running_predictor
 from testbed.processes import answers, free_port, wait_for
 from testbed.stores import Store
-from whimbrel.core.errors import SettingsError
+from whimbrel.core.errors import PackageRefused, SettingsError
 from whimbrel.core.model_pointer import PointedVersion, Pointer, PointerStore
 from whimbrel.core.package import write_manifest
 from whimbrel.core.references import ObjectRef
 from whimbrel.core.s3 import s3_client
 from whimbrel.core.settings import S3Settings, load
 from whimbrel.predictors.batcher import device_threads
+from whimbrel.predictors.memory import ran_short
 from whimbrel.predictors.null_network import null_network
 from whimbrel.predictors.pointer import PointerFollower
 from whimbrel.predictors.residents import Residents
@@ -71,6 +73,10 @@ async def replica(pointer: PointerStore, **options: Any) -> AsyncIterator[tuple[
         await follower.start()
         yield follower, residents
         await residents.close()
+
+
+def endpoint_of(pointer: PointerStore) -> str:
+    return str(pointer._client.meta.endpoint_url)
 
 
 def held(residents: Residents) -> dict[str, str]:
@@ -139,6 +145,59 @@ async def test_a_candidate_that_does_not_load_is_reported_and_changes_nothing(po
         await follower.round()
         assert held(residents) == {"current": "1", "candidate": "2"}
         assert follower.state()["synced"]
+
+
+@pytest.mark.anyio
+async def test_a_disk_that_fails_is_reported_and_the_load_tried_again(pointer: PointerStore, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    cache.write_text("a file where the folder should be")
+    absent = PointedVersion(version="2", uri=f"s3://{pointer.place.bucket}/none", digest="sha256:" + "2" * 64)
+    etag = pointer.write(Pointer(current=version("1")), None)
+    async with replica(pointer, model_cache=cache, s3_endpoint=endpoint_of(pointer)) as (follower, residents):
+        pointer.write(Pointer(current=absent), etag)
+        await follower.round()
+        (report,) = pointer.live_replicas()
+        assert str(cache) in str(report.error)
+
+        cache.unlink()
+        await follower.round()
+
+        assert "NoSuchKey" in str(follower.state()["error"])
+        assert held(residents) == {"current": "1"}
+
+
+@pytest.mark.anyio
+async def test_a_refusal_keeps_its_reason(pointer: PointerStore) -> None:
+    etag = pointer.write(Pointer(current=version("1")), None)
+    away = s3_client(S3Settings(s3_endpoint=f"http://127.0.0.1:{free_port()}", s3_max_attempts=1))
+    async with replica(pointer) as (follower, _):
+        pointer.write(Pointer(current=version("1"), candidate=WRONG, share=20), etag)
+        await follower.round()
+        refused = follower.state()["error"]
+        follower._store = PointerStore(away, pointer.place)
+        await follower.round()
+        follower._store = pointer
+        await follower.round()
+
+        assert WRONG.digest in str(refused)
+        assert follower.state()["error"] == refused
+
+
+@pytest.mark.parametrize(
+    ("error", "short"),
+    [
+        (MemoryError(), True),
+        (OSError(errno.ENOSPC, "No space left on device"), True),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 4 bytes"), True),
+        (FileNotFoundError(errno.ENOENT, "none"), False),
+        (RuntimeError("size mismatch"), False),
+    ],
+)
+def test_what_ran_short_is_told_from_what_is_broken(error: Exception, short: bool) -> None:
+    refused = PackageRefused("expected the model to compute")
+    refused.__cause__ = error
+
+    assert ran_short(refused) is short
 
 
 @pytest.mark.anyio

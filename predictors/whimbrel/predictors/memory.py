@@ -1,14 +1,16 @@
-"""How much memory is free for one more version, and giving back what a version that left had."""
+"""How much memory is free for one more version, what ran out of it, and giving back what a version that left had."""
 
 from __future__ import annotations
 
 import ctypes
+import errno
 import gc
 import sys
 from pathlib import Path
 
 _MEMINFO = Path("/proc/meminfo")
 _CGROUP = Path("/sys/fs/cgroup")
+_SHORTAGES = frozenset({errno.ENOMEM, errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE})
 
 
 def free_bytes(device: str) -> int:
@@ -19,6 +21,17 @@ def free_bytes(device: str) -> int:
         cached = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
         return int(free + cached)
     return min(_machine_free(), _container_free())
+
+
+def ran_short(error: BaseException | None) -> bool:
+    """Whether memory, disk or files ran out, here or below `error`: a later try may find some."""
+    while error is not None:
+        out_of_memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"  # torch's
+        on_the_cpu = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)  # torch's, too
+        if out_of_memory or on_the_cpu or (isinstance(error, OSError) and error.errno in _SHORTAGES):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def give_back() -> None:

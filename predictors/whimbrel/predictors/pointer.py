@@ -31,7 +31,7 @@ class PointerFollower:
         self._store, self._residents, self._settings = store, residents, settings
         self.uid = uuid.uuid4().hex
         self._read: Read | None = None
-        self._refused: set[PointedVersion] = set()  # of this pointer; they are not tried again
+        self._refused: dict[PointedVersion, str] = {}  # of this pointer, and why; they are not tried again
         self._error: str | None = None
         self._reported: tuple[Any, ...] = ()
         self._report_due = 0.0
@@ -63,12 +63,17 @@ class PointerFollower:
             if self._read is not None:
                 await self._reconcile(self._read.pointer)
             self._error = None
-        except WhimbrelError as error:
-            if self._error != str(error):
-                logger.warning("not at the pointer's state: %s", error)
-            self._error = str(error)
+        except Exception as error:  # whatever a load raises: the next round tries again
+            self._failed(error)
         PREDICTOR_POINTER_SYNCED.labels(self._settings.model_name).set(self._synced())
         await self._report()
+
+    def _failed(self, error: Exception) -> None:
+        ours = isinstance(error, WhimbrelError)
+        reason = str(error) if ours else f"unexpected {type(error).__name__}: {error}"
+        if self._error != reason:
+            logger.warning("not at the pointer's state: %s", reason, exc_info=None if ours else error)
+        self._error = reason
 
     async def stop(self) -> None:
         with contextlib.suppress(WhimbrelError):
@@ -81,7 +86,7 @@ class PointerFollower:
     async def _look(self) -> None:
         read = await asyncio.to_thread(self._store.read, self._read.etag if self._read else None)
         if read is not None:
-            self._read, self._refused = read, set()
+            self._read, self._refused = read, {}
             logger.info("pointer", extra={"etag": read.etag, "current": read.pointer.current.version})
 
     async def _reconcile(self, pointer: Pointer) -> None:
@@ -99,14 +104,14 @@ class PointerFollower:
 
     async def _load(self, version: PointedVersion, percent: float, *, drain_and_swap: bool) -> None:
         if version in self._refused:
-            raise PackageRefused(self._error or f"version {version.version!r} was refused")
+            raise PackageRefused(self._refused[version])
         try:
             if self._settings.allowed_uri_prefixes:
                 check_allowed(version.uri, self._settings.allowed_uri_prefixes)
             source = Source(version.version, version.uri, version.digest)
             await self._residents.load(source, percent=percent, drain_and_swap=drain_and_swap)
-        except (PackageRefused, InputRefused):
-            self._refused.add(version)
+        except (PackageRefused, InputRefused) as error:
+            self._refused[version] = str(error)
             raise
 
     def _holds(self, role: str, version: PointedVersion) -> bool:

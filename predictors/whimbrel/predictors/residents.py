@@ -160,7 +160,8 @@ class Residents:
                 located = await asyncio.to_thread(sources.locate, source, self._settings)
             await self._make_room(located, drain_and_swap)
             resident = await self._started(located)
-        except Exception as error:
+        except Exception as failed:
+            error = _as_shortage(failed, source)
             reason = str(error) if isinstance(error, WhimbrelError) else f"unexpected {type(error).__name__}"
             self.failure = Failure(source, reason)
             PREDICTOR_LOADS.labels(self._settings.model_name, "failed").inc()
@@ -169,7 +170,7 @@ class Residents:
                 self.roles[CURRENT] = await self._started(
                     await asyncio.to_thread(sources.locate, current.source, self._settings)
                 )
-            raise
+            raise error from failed.__cause__
         finally:
             self.loading = None
         self.failure = None
@@ -259,6 +260,13 @@ class Residents:
                 return resident
         at_hand = ", ".join(sorted(each.version for each in self.roles.values()))
         raise NotFound(f"expected one of the versions {at_hand or '(none)'}, seen {version!r}")
+
+
+def _as_shortage(error: Exception, source: Source) -> Exception:
+    """Unavailable for what the machine lacked, or its disk did not do; everything else as it is."""
+    if isinstance(error, OSError) or memory.ran_short(error):
+        return Unavailable(f"load of {source.uri}: {error}", retry_after_seconds=30)
+    return error
 
 
 def has_share(key: str, percent: float) -> bool:

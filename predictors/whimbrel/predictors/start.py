@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -57,12 +58,22 @@ async def _loaded(model: PredictorModel, residents: Residents, settings: Predict
     await _waited_for(follower.start, settings.start_timeout_seconds)
     model.pointer_state = follower.state
     following = asyncio.create_task(follower.run())
+    following.add_done_callback(_end_the_process)
     try:
         yield
     finally:
         following.cancel()
         await asyncio.wait([following])
         await follower.stop()
+    if not following.cancelled():
+        following.result()
+
+
+def _end_the_process(following: asyncio.Task[None]) -> None:
+    """A replica that no longer follows would serve an old version for ever: drain, and let it be started again."""
+    if not following.cancelled():
+        logger.error("no longer following the pointer", exc_info=following.exception())
+        signal.raise_signal(signal.SIGTERM)
 
 
 async def _waited_for(load: Callable[[], Awaitable[None]], seconds: float) -> None:
