@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from testbed.crds import Schemas, faults, load
+from whimbrel.local.broker.durations import parse_duration
 from whimbrel.local.kustomize import render
 
 ROOT = Path(__file__).parents[2]
@@ -103,3 +104,16 @@ def test_a_transformer_with_a_concurrency_limit_names_its_workers(folder: Path) 
 
     assert transformer["containerConcurrency"] > 0
     assert "--workers=1" in transformer["containers"][0]["args"], "KServe appends --workers=<limit> otherwise"
+
+
+@pytest.mark.parametrize("folder", OVERLAYS, ids=lambda folder: folder.name)
+def test_the_source_waits_longer_than_all_attempts_of_the_broker(folder: Path) -> None:
+    (broker,) = (o for o in custom(folder) if o["kind"] == "Broker")
+    delivery = broker["spec"]["delivery"]
+    pauses = sum(parse_duration(delivery["backoffDelay"]) * 2**retries for retries in range(delivery["retry"]))
+    attempts = (delivery["retry"] + 1) * parse_duration(delivery["timeout"])
+    (source,) = (pod["containers"][0] for name, pod in pods(folder).items() if name == "ContainerSource/objects")
+    (waits,) = (float(each["value"]) for each in source["env"] if each["name"] == "WHIMBREL_SINK_TIMEOUT_SECONDS")
+
+    assert pauses > 180, "an outage of a few minutes is waited out"
+    assert 2 * (pauses + attempts) < waits <= 3600, "the subscriber's attempts, and the dead-letter sink's"
