@@ -11,7 +11,7 @@ import pytest
 from testbed.processes import free_port
 from whimbrel.core.errors import NotFound, PackageRefused, Unavailable
 from whimbrel.core.package import MANIFEST, Package, write_manifest
-from whimbrel.core.package_transfer import fetch, upload
+from whimbrel.core.package_transfer import fetch, manifest_of, upload
 from whimbrel.core.s3 import s3_client
 from whimbrel.core.settings import S3Settings
 
@@ -58,6 +58,31 @@ def test_a_cached_package_needs_no_store(package: Package, s3: S3Client, bucket:
         s3.delete_object(Bucket=bucket, Key=name)
 
     assert fetch(uri, package.digest, tmp_path / "cache", s3).folder == first.folder
+
+
+def test_a_manifest_is_read_alone(package: Package, s3: S3Client, bucket: str, tmp_path: Path) -> None:
+    uri, cache = f"s3://{bucket}/m", tmp_path / "cache"
+    s3.upload_file(str(package.folder / MANIFEST), bucket, f"m/{MANIFEST}")
+
+    assert manifest_of(uri, package.digest, cache, s3) == package.manifest
+    assert manifest_of(package.folder.as_uri(), package.digest, cache, None) == package.manifest
+    with pytest.raises(PackageRefused, match=package.digest):
+        manifest_of(uri, "sha256:" + "1" * 64, cache, s3)
+    with pytest.raises(PackageRefused, match=package.digest):
+        manifest_of(package.folder.as_uri(), "sha256:" + "1" * 64, cache, None)
+
+
+def test_a_manifest_comes_from_the_cache_unless_damaged(
+    package: Package, s3: S3Client, bucket: str, tmp_path: Path
+) -> None:
+    uri, cache = f"s3://{bucket}/m", tmp_path / "cache"
+    upload(package.folder, uri, s3)
+    cached = fetch(uri, package.digest, cache, s3).folder / MANIFEST
+    cached.write_text("{")
+    assert manifest_of(uri, package.digest, cache, s3) == package.manifest
+    fetch(uri, package.digest, cache, s3)
+    s3.delete_object(Bucket=bucket, Key=f"m/{MANIFEST}")
+    assert manifest_of(uri, package.digest, cache, s3) == package.manifest
 
 
 def test_a_damaged_cache_is_downloaded_again(package: Package, s3: S3Client, bucket: str, tmp_path: Path) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gc
 import warnings
+import weakref
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -18,7 +20,7 @@ from testbed.processes import answers, free_port, wait_for
 from testbed.stores import Store
 from whimbrel.core.errors import PackageRefused, SettingsError
 from whimbrel.core.model_pointer import PointedVersion, Pointer, PointerStore
-from whimbrel.core.package import write_manifest
+from whimbrel.core.package import MANIFEST, write_manifest
 from whimbrel.core.references import ObjectRef
 from whimbrel.core.s3 import s3_client
 from whimbrel.core.settings import S3Settings, load
@@ -28,6 +30,7 @@ from whimbrel.predictors.null_network import null_network
 from whimbrel.predictors.pointer import PointerFollower
 from whimbrel.predictors.residents import Residents
 from whimbrel.predictors.settings import PredictorSettings
+from whimbrel.predictors.sources import Source
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -127,6 +130,38 @@ async def test_a_candidate_without_room_leaves_the_current_version_alone(pointer
 
             assert held(residents) == {"current": "1"}
             assert "free memory" in str(follower.state()["error"])
+
+
+@pytest.mark.torch
+@pytest.mark.anyio
+async def test_memory_is_compared_before_the_weights_are_read(pointer: PointerStore, tmp_path: Path) -> None:
+    made, bucket = packaged(tmp_path / "2", "2"), pointer.place.bucket
+    pointer._client.upload_file(str(tmp_path / "2" / MANIFEST), bucket, f"2/{MANIFEST}")
+    without_weights = PointedVersion(version="2", uri=f"s3://{bucket}/2", digest=made.digest)
+    etag = pointer.write(Pointer(current=version("1")), None)
+    options: dict[str, Any] = {"s3_endpoint": endpoint_of(pointer), "model_cache": tmp_path / "cache"}
+    async with replica(pointer, model_memory_bytes=1000, **options) as (follower, residents):
+        pointer.write(Pointer(current=without_weights), etag)
+        await follower.round()
+
+        assert "bytes of free memory" in str(follower.state()["error"])
+        assert held(residents) == {"current": "1"}
+
+
+@pytest.mark.torch
+@pytest.mark.anyio
+async def test_modules_are_kept_out_of_later_collections_and_networks_are_not(tmp_path: Path) -> None:
+    made = packaged(tmp_path / "2", "2")
+    with device_threads() as threads:
+        residents = Residents(PredictorSettings(model_name="m", model_uri="null:2", max_batch_size=1), threads)
+        await residents.load(Source("1", "null:2", None))
+        await residents.load(Source("2", made.uri, made.digest), percent=0)
+        module = weakref.ref(residents.roles["candidate"].batcher._network._module)  # type: ignore[attr-defined]
+        await residents.unload("2")
+
+        assert gc.get_freeze_count() > 50_000
+        assert module() is None
+        await residents.close()
 
 
 @pytest.mark.anyio

@@ -11,7 +11,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
@@ -20,7 +20,7 @@ from boto3.exceptions import S3UploadFailedError
 from botocore.exceptions import BotoCoreError, ClientError
 
 from whimbrel.core.errors import PackageRefused, Unavailable
-from whimbrel.core.package import MANIFEST, MAX_MANIFEST_BYTES, Manifest, Package, parse_manifest, verify
+from whimbrel.core.package import MANIFEST, MAX_MANIFEST_BYTES, Manifest, Package, parse_manifest, read_manifest, verify
 from whimbrel.core.references import ObjectRef
 from whimbrel.core.s3 import as_whimbrel_error
 
@@ -41,13 +41,11 @@ def fetch(
     PackageRefused (another digest, malformed, too large), NotFound and Unavailable (the store; a disk too full;
     another process downloading the same).
     """
-    if not re.fullmatch(r"sha256:[0-9a-f]{64}", digest):
-        raise PackageRefused(f"expected a digest sha256:<64 hex digits> for {uri}, seen {digest!r}")
-    parts = urlsplit(uri)
-    if parts.scheme == "file" and parts.netloc in ("", "localhost"):
-        return verify(Path(unquote(parts.path)), digest)
-    if parts.scheme != "s3" or client is None:
-        raise PackageRefused(f"expected a model package at s3://BUCKET/PREFIX or file:///FOLDER, seen {uri!r}")
+    _check_digest(uri, digest)
+    local = _local_folder(uri)
+    if local is not None:
+        return verify(local, digest)
+    client = _client_for(uri, client)
     folder = cache / digest.removeprefix("sha256:")
     if folder.is_dir():
         try:
@@ -55,6 +53,22 @@ def fetch(
         except PackageRefused:
             shutil.rmtree(folder)  # damaged since it was written
     return _download(ObjectRef.from_uri(uri), digest, folder, client, max_bytes)
+
+
+def manifest_of(uri: str, digest: str, cache: Path, client: S3Client | None) -> Manifest:
+    """model.json of the package at `uri`, checked against `digest`; nothing else of it is read. Raises as `fetch`."""
+    _check_digest(uri, digest)
+    local = _local_folder(uri)
+    if local is not None:
+        manifest, seen = read_manifest(local)
+        if seen != digest:
+            raise PackageRefused(f"expected the model package {digest}, seen {seen} in {local}")
+        return manifest
+    with suppress(PackageRefused):  # not in the cache, or damaged there
+        manifest, seen = read_manifest(cache / digest.removeprefix("sha256:"))
+        if seen == digest:
+            return manifest
+    return _fetch_manifest(ObjectRef.from_uri(uri), digest, _client_for(uri, client))[1]
 
 
 def upload(folder: Path, uri: str, client: S3Client) -> Package:
@@ -73,6 +87,22 @@ def upload(folder: Path, uri: str, client: S3Client) -> Package:
                     raise error.__context__ from None
                 raise Unavailable(f"{doing}: {error}", retry_after_seconds=5) from None
     return package
+
+
+def _check_digest(uri: str, digest: str) -> None:
+    if not re.fullmatch(r"sha256:[0-9a-f]{64}", digest):
+        raise PackageRefused(f"expected a digest sha256:<64 hex digits> for {uri}, seen {digest!r}")
+
+
+def _local_folder(uri: str) -> Path | None:
+    parts = urlsplit(uri)
+    return Path(unquote(parts.path)) if parts.scheme == "file" and parts.netloc in ("", "localhost") else None
+
+
+def _client_for(uri: str, client: S3Client | None) -> S3Client:
+    if urlsplit(uri).scheme != "s3" or client is None:
+        raise PackageRefused(f"expected a model package at s3://BUCKET/PREFIX or file:///FOLDER, seen {uri!r}")
+    return client
 
 
 def _download(source: ObjectRef, digest: str, folder: Path, client: S3Client, max_bytes: int) -> Package:

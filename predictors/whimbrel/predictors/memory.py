@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import errno
+import functools
 import gc
 import sys
 from pathlib import Path
@@ -17,8 +19,9 @@ def free_bytes(device: str) -> int:
     """Of the CUDA device that is in use, else of this machine or container, whichever has less."""
     torch = sys.modules.get("torch")
     if torch is not None and device != "cpu" and torch.cuda.is_available():
-        free, _ = torch.cuda.mem_get_info(None if device == "auto" else device)
-        cached = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
+        asked = None if device == "auto" else device
+        free, _ = torch.cuda.mem_get_info(asked)
+        cached = torch.cuda.memory_reserved(asked) - torch.cuda.memory_allocated(asked)
         return int(free + cached)
     return min(_machine_free(), _container_free())
 
@@ -34,8 +37,17 @@ def ran_short(error: BaseException | None) -> bool:
     return False
 
 
+@functools.cache
+def keep_modules() -> None:
+    """Once, when the modules that a network needs are imported, and before the first is built: they stay for good,
+    so that no later collection, which holds up every thread, looks at them again."""
+    gc.collect()
+    gc.freeze()
+    atexit.register(gc.unfreeze)  # extension modules count at the end what nobody collected
+
+
 def give_back() -> None:
-    """After the last reference to a network is gone: to the device, and to the operating system."""
+    """After the last reference to a network is gone: to the device, and to the operating system. Not for the loop."""
     gc.collect()
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():

@@ -12,7 +12,7 @@ import asyncio
 import hashlib
 import logging
 import time
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -156,6 +156,9 @@ class Residents:
     async def _loaded(self, source: Source, drain_and_swap: bool) -> Resident:
         self.loading, current = source, self.current
         try:
+            with self.stages.timed("look and import"):
+                needed = await asyncio.to_thread(sources.needed_bytes, source, self._settings)
+            self._check_room(source, needed, self._leaving(drain_and_swap))
             with self.stages.timed("fetch and verify"):
                 located = await asyncio.to_thread(sources.locate, source, self._settings)
             await self._make_room(located, drain_and_swap)
@@ -178,10 +181,10 @@ class Residents:
         return resident
 
     async def _started(self, located: Located) -> Resident:
-        with self.stages.timed("import and build"):
+        with self.stages.timed("build"):
             network = await asyncio.to_thread(sources.build, located, self._settings)
         async with AsyncExitStack() as life:
-            life.callback(memory.give_back)
+            life.push_async_callback(asyncio.to_thread, memory.give_back)
             life.callback(network.close)
             names = {"model_name": self._settings.model_name, "version": located.version}
             batcher = await life.enter_async_context(
@@ -195,23 +198,29 @@ class Residents:
 
     async def _make_room(self, located: Located, drain_and_swap: bool) -> None:
         """Unload what no request needs, as far as necessary; whether that is enough is known before it begins."""
-        roles = [PREVIOUS, CANDIDATE, *([CURRENT] if drain_and_swap else [])]
-        leaving = [self.roles[role] for role in roles if role in self.roles]
-        free = self._free_bytes()
-        reachable = free + sum(resident.needed_bytes for resident in leaving)
-        if located.needed_bytes > reachable:
-            current = self.current
-            with_current = reachable + current.needed_bytes if current and not drain_and_swap else reachable
-            remedy = "; at 100 percent it fits with drain_and_swap" if located.needed_bytes <= with_current else ""
-            raise Unavailable(
-                f"expected {located.needed_bytes} bytes of free memory for version {located.version!r}, seen {free} "
-                f"and {reachable - free} in versions that may leave{remedy}",
-                retry_after_seconds=30,
-            )
+        leaving = self._leaving(drain_and_swap)
+        self._check_room(located.source, located.needed_bytes, leaving)
         for resident in leaving:
             if located.needed_bytes <= self._free_bytes():
                 return
             await self._retire(resident)
+
+    def _leaving(self, drain_and_swap: bool) -> list[Resident]:
+        """What may make room, first what is missed least."""
+        roles = [PREVIOUS, CANDIDATE, *([CURRENT] if drain_and_swap else [])]
+        return [self.roles[role] for role in roles if role in self.roles]
+
+    def _check_room(self, source: Source, needed: int, leaving: Sequence[Resident]) -> None:
+        free, freed = self._free_bytes(), sum(resident.needed_bytes for resident in leaving)
+        if needed <= free + freed:
+            return
+        current = 0 if self.current is None or self.current in leaving else self.current.needed_bytes
+        remedy = "; at 100 percent it fits with drain_and_swap" if needed <= free + freed + current else ""
+        raise Unavailable(
+            f"expected {needed} bytes of free memory for version {source.version or source.uri!r}, seen {free} and "
+            f"{freed} in versions that may leave{remedy}",
+            retry_after_seconds=30,
+        )
 
     def _free_bytes(self) -> int:
         free, bound = memory.free_bytes(self._settings.device), self._settings.model_memory_bytes

@@ -9,8 +9,9 @@ from urllib.parse import unquote, urlsplit
 
 from whimbrel.core import package_transfer, registry
 from whimbrel.core.errors import InputRefused, PackageRefused
-from whimbrel.core.package import Package
+from whimbrel.core.package import EXPORTED_ARCHITECTURE, Manifest, Package
 from whimbrel.core.s3 import s3_client
+from whimbrel.predictors import memory
 from whimbrel.predictors.network import Network
 from whimbrel.predictors.null_network import null_network
 from whimbrel.predictors.settings import PredictorSettings
@@ -57,6 +58,19 @@ def check_allowed(uri: str, prefixes: Sequence[str]) -> None:
     )
 
 
+def needed_bytes(source: Source, settings: PredictorSettings) -> int:
+    """The memory that `source` will take, from its model.json alone. Imports torch, which is asked for what is free.
+
+    Raises what `locate` raises.
+    """
+    if source.uri.startswith(_NULL):
+        return 0
+    resolved, digest = _pinned(source, settings)
+    manifest = package_transfer.manifest_of(resolved.uri, digest, settings.model_cache, s3_client(settings))
+    _import_torch(manifest)
+    return _needed_bytes(manifest, settings.max_batch_size)
+
+
 def locate(source: Source, settings: PredictorSettings) -> Located:
     """The verified package of `source`, downloaded where it has to be. Nothing loads that nobody pinned.
 
@@ -64,12 +78,10 @@ def locate(source: Source, settings: PredictorSettings) -> Located:
     """
     if source.uri.startswith(_NULL):
         return Located(source.version or "null", source, None, 0)
-    resolved = _resolved(source, settings)
-    if resolved.digest is None:
-        raise PackageRefused(f"expected a digest for {source.uri}, seen none; nothing loads unpinned")
-    package = package_transfer.fetch(resolved.uri, resolved.digest, settings.model_cache, s3_client(settings))
+    resolved, digest = _pinned(source, settings)
+    package = package_transfer.fetch(resolved.uri, digest, settings.model_cache, s3_client(settings))
     version = resolved.version or package.digest.removeprefix("sha256:")[:12]
-    return Located(version, resolved, package, _needed_bytes(package, settings.max_batch_size))
+    return Located(version, resolved, package, _needed_bytes(package.manifest, settings.max_batch_size))
 
 
 def build(located: Located, settings: PredictorSettings) -> Network:
@@ -88,11 +100,25 @@ def _resolved(source: Source, settings: PredictorSettings) -> Source:
     return replace(source, version=source.version or found.version, uri=found.uri, digest=found.digest)
 
 
-def _needed_bytes(package: Package, batch_size: int) -> int:
+def _pinned(source: Source, settings: PredictorSettings) -> tuple[Source, str]:
+    resolved = _resolved(source, settings)
+    if resolved.digest is None:
+        raise PackageRefused(f"expected a digest for {source.uri}, seen none; nothing loads unpinned")
+    return resolved, resolved.digest
+
+
+def _needed_bytes(manifest: Manifest, batch_size: int) -> int:
     """The weights and the largest batch as floats. Activations are those of one batch at a time, of any version."""
-    preset = package.manifest.preset
-    weights = package.manifest.files[package.manifest.weights_file].size
+    preset, weights = manifest.preset, manifest.files[manifest.weights_file].size
     return weights + batch_size * preset.height * preset.width * 3 * 4
+
+
+def _import_torch(manifest: Manifest) -> None:
+    from whimbrel.predictors import torch_network  # noqa: F401 only to have it
+
+    if manifest.architecture != EXPORTED_ARCHITECTURE:
+        from whimbrel.predictors import torchvision_networks  # noqa: F401
+    memory.keep_modules()
 
 
 def _null_network(source: Source, settings: PredictorSettings) -> Network:
