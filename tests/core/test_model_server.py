@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -62,6 +63,36 @@ def test_an_extra_route_is_under_the_same_limit(url: str) -> None:
     for content in (bytes(LIMIT_BYTES + 1), (bytes(1000) for _ in range(11))):
         answer = httpx.post(f"{url}/length", content=content)
         assert (answer.status_code, answer.json()["reason"]) == (413, "PayloadTooLarge")
+
+
+def test_bodies_share_a_budget_that_is_given_back(tmp_path: Path) -> None:
+    options = ("--drain-seconds", "0", "--request-budget", "12000", "--wait-seconds", "0.1")
+    with echo_server(tmp_path / "log", *options) as (process, url):
+        host, port = url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port)), timeout=30) as holding:
+            holding.sendall(b"POST /wait HTTP/1.1\r\nhost: h\r\ncontent-length: 9000\r\n\r\n" + bytes(9000))
+            process.wait_until(lambda: '"waiting"' in process.output(), "the request that holds 9000 bytes")
+            announced = httpx.post(f"{url}/length", content=bytes(4000))
+            unannounced = httpx.post(f"{url}/length", content=iter([bytes(10)]))
+            fits, probe = httpx.post(f"{url}/length", content=bytes(3000)), httpx.get(f"{url}/v2/health/ready")
+        wait_for(lambda: httpx.post(f"{url}/length", content=bytes(9000)).status_code == 200, "the bytes given back")
+
+    for refused in (announced, unannounced):
+        assert (refused.status_code, refused.json()["reason"]) == (503, "Unavailable")
+        assert refused.headers["retry-after"] == "2"
+        assert "of 12000 bytes of request bodies to become free" in refused.json()["error"]
+    assert (fits.text, probe.status_code) == ("3000", 200)
+
+
+def test_a_body_that_does_not_come_holds_its_bytes_for_a_while_only(tmp_path: Path) -> None:
+    options = ("--drain-seconds", "0", "--request-budget", "12000", "--body-seconds", "1")
+    with echo_server(tmp_path / "log", *options) as (_, url):
+        host, port = url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port)), timeout=30) as slow:
+            slow.sendall(b"POST /length HTTP/1.1\r\nhost: h\r\ncontent-length: 9000\r\n\r\n" + bytes(10))
+            assert httpx.post(f"{url}/length", content=bytes(9000), timeout=30).text == "9000"
+            answer = slow.recv(65536)
+    assert answer.startswith(b"HTTP/1.1 504 ")
 
 
 def test_an_extra_route_is_under_the_same_error_table(url: str) -> None:

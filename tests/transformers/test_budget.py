@@ -8,10 +8,10 @@ from io import BytesIO
 import pytest
 from PIL import Image
 
+from whimbrel.core.budget import MAX_WAITING, Budget
 from whimbrel.core.errors import Unavailable, UndecodableImage
 from whimbrel.core.package import Preset
 from whimbrel.transformers import decoder as decoder_module
-from whimbrel.transformers.budget import MAX_WAITING, Budget
 from whimbrel.transformers.decode import Limits
 from whimbrel.transformers.decoder import Decoder
 

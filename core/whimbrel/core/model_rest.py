@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
@@ -19,15 +20,24 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from whimbrel.core import metrics, v2_rest
-from whimbrel.core.errors import InputRefused, PayloadTooLarge
+from whimbrel.core.budget import Budget
+from whimbrel.core.errors import DeadlinePassed, InputRefused, PayloadTooLarge, WhimbrelError
 from whimbrel.core.kserve_sdk import register_v1_endpoints, register_v2_endpoints
 from whimbrel.core.logs import log_fields
 from whimbrel.core.model_dataplane import FixedRepository, Serving, ServingDataPlane, answer_of
 from whimbrel.core.tensors import REQUEST_ID_HEADER
 
 
+@dataclass(frozen=True, slots=True)
+class BodyLimits:
+    """Of one request's body."""
+
+    max_bytes: int
+    max_seconds: float
+
+
 def rest_application(
-    dataplane: ServingDataPlane, serving: Serving, routes: Sequence[BaseRoute], *, max_body_bytes: int
+    dataplane: ServingDataPlane, serving: Serving, routes: Sequence[BaseRoute], limits: BodyLimits, bodies: Budget
 ) -> ASGIApp:
     """An ASGI application: `routes`, `/metrics`, then KServe's V1 and V2 endpoints."""
     app = FastAPI(title="whimbrel", docs_url=None, redoc_url=None, openapi_url=None)
@@ -47,7 +57,7 @@ def rest_application(
     app.add_exception_handler(Exception, _answer)
     app.add_exception_handler(HTTPException, _answer_http)
     app.add_exception_handler(RequestValidationError, _answer_invalid)
-    return _Border(app, serving, max_body_bytes)
+    return _Border(app, serving, limits, bodies)
 
 
 def _infer_endpoint(dataplane: ServingDataPlane) -> Callable[[Request], Awaitable[Response]]:
@@ -98,10 +108,13 @@ async def _answer_invalid(request: Request, error: Exception) -> Response:
 
 
 class _Border:
-    """Around every request: its id in the logs and the answer, the limit of its body, its end when the client left."""
+    """Around every request: its id in the logs and the answer, the limits of its body, its end when the client left.
 
-    def __init__(self, app: ASGIApp, serving: Serving, max_body_bytes: int) -> None:
-        self._app, self._serving, self._max_body_bytes = app, serving, max_body_bytes
+    `bodies` is what all bodies may hold: nothing of one is read before there is room for it.
+    """
+
+    def __init__(self, app: ASGIApp, serving: Serving, limits: BodyLimits, bodies: Budget) -> None:
+        self._app, self._serving, self._limits, self._bodies = app, serving, limits, bodies
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -109,14 +122,27 @@ class _Border:
             return
         headers = Headers(scope=scope)
         request_id = headers.get(REQUEST_ID_HEADER) or uuid.uuid4().hex
-        exchange = _Exchange(receive, send, request_id, self._serving, self._max_body_bytes)
+        exchange = _Exchange(receive, send, request_id, self._serving, self._limits)
         with log_fields(request_id=request_id):
-            length = headers.get("content-length", "")
-            if length.isdecimal() and int(length) > self._max_body_bytes:
-                refused = await _answer(Request(scope), exchange.too_large())
+            try:
+                taken = await self._room_for(headers, exchange)
+            except WhimbrelError as error:
+                refused = await _answer(Request(scope), error)
                 await refused(scope, receive, exchange.send)
                 return
-            await self._answered(scope, exchange)
+            try:
+                await self._answered(scope, exchange)
+            finally:
+                self._bodies.give_back(taken)
+
+    async def _room_for(self, headers: Headers, exchange: _Exchange) -> int:
+        """Bytes taken for the body, at most as many as it may have. Raises PayloadTooLarge and Unavailable."""
+        unannounced = self._limits.max_bytes if "transfer-encoding" in headers else 0
+        length = headers.get("content-length", "")
+        size = int(length) if length.isdecimal() else unannounced
+        if size > self._limits.max_bytes:
+            raise exchange.too_large()
+        return await self._bodies.take(size) if size else 0  # probes wait for nobody
 
     async def _answered(self, scope: Scope, exchange: _Exchange) -> None:
         """Run the application; the errors that it lets out were answered by `_answer` already."""
@@ -136,26 +162,36 @@ class _Border:
 class _Exchange:
     """One request's messages, counted on the way in and marked on the way out."""
 
-    def __init__(self, receive: Receive, send: Send, request_id: str, serving: Serving, max_body_bytes: int) -> None:
+    def __init__(self, receive: Receive, send: Send, request_id: str, serving: Serving, limits: BodyLimits) -> None:
         self._receive, self._send, self._request_id, self._serving = receive, send, request_id, serving
-        self._max_body_bytes, self._body_bytes = max_body_bytes, 0
+        self._limits, self._body_bytes, self._deadline = limits, 0, 0.0
         self._read, self.gone = asyncio.Event(), asyncio.Event()
         self.started = self._finished = False
 
     def too_large(self) -> PayloadTooLarge:
-        return PayloadTooLarge(f"expected a request body of at most {self._max_body_bytes} bytes, seen more")
+        return PayloadTooLarge(f"expected a request body of at most {self._limits.max_bytes} bytes, seen more")
 
     async def receive(self) -> Message:
         if self._read.is_set():
             await self.gone.wait()
             return {"type": "http.disconnect"}
-        message = await self._receive()
+        message = await self._received()
         self._body_bytes += len(message.get("body", b""))
-        if self._body_bytes > self._max_body_bytes:
+        if self._body_bytes > self._limits.max_bytes:
             raise self.too_large()
         if not message.get("more_body", False):
             self._read.set()
         return message
+
+    async def _received(self) -> Message:
+        self._deadline = self._deadline or asyncio.get_running_loop().time() + self._limits.max_seconds
+        try:
+            async with asyncio.timeout_at(self._deadline):
+                return await self._receive()
+        except TimeoutError:
+            raise DeadlinePassed(
+                f"expected a request body within {self._limits.max_seconds:g} s, seen {self._body_bytes} bytes of it"
+            ) from None
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":

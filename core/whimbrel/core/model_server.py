@@ -31,12 +31,13 @@ from pydantic import Field
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp
 
+from whimbrel.core.budget import Budget
 from whimbrel.core.errors import SettingsError
 from whimbrel.core.kserve_sdk import Model
 from whimbrel.core.model_dataplane import Serving, dataplane_of
 from whimbrel.core.model_grpc import grpc_server
-from whimbrel.core.model_rest import rest_application
-from whimbrel.core.settings import Port, ServerSettings
+from whimbrel.core.model_rest import BodyLimits, rest_application
+from whimbrel.core.settings import Port, Seconds, ServerSettings
 from whimbrel.core.sockets import listening_socket
 
 _BACKLOG = 2048
@@ -54,6 +55,11 @@ class ModelServerSettings(ServerSettings):
     max_request_bytes: int = Field(
         default=32 * 1024 * 1024, ge=1024, le=1024**3, description="largest request body (413) and gRPC message"
     )
+    request_budget: int = Field(
+        default=128 * 1024 * 1024, ge=1024, le=2**40, description="bytes of request bodies held by all requests (REST)"
+    )
+    wait_seconds: Seconds = Field(default=30.0, description="longest wait for a budget before 503")
+    body_seconds: Seconds = Field(default=60.0, description="longest time to read one request body before 504")
     drain_seconds: float = Field(
         default=2.0, ge=0, le=300, description="how long to go on answering after SIGTERM, while not ready"
     )
@@ -85,7 +91,9 @@ def run(
 async def _serve(model: Model, settings: ModelServerSettings, routes: Sequence[BaseRoute], lifespan: Lifespan) -> None:
     serving, stopping = Serving(), _StopSignals()
     dataplane = dataplane_of(model, serving)
-    app = rest_application(dataplane, serving, routes, max_body_bytes=settings.max_request_bytes)
+    limits = BodyLimits(settings.max_request_bytes, settings.body_seconds)
+    bodies = Budget(settings.request_budget, "bytes of request bodies", max_wait_seconds=settings.wait_seconds)
+    app = rest_application(dataplane, serving, routes, limits, bodies)
     # `loaded` is entered last and left last: what the servers have accepted still needs the model.
     async with AsyncExitStack() as loaded, AsyncExitStack() as servers:
         servers.enter_context(stopping.installed())

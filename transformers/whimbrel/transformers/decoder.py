@@ -10,9 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from numpy.typing import NDArray
 
+from whimbrel.core.budget import Budget
 from whimbrel.core.errors import Unavailable, UndecodableImage
 from whimbrel.core.package import Preset
-from whimbrel.transformers.budget import Budget
 from whimbrel.transformers.decode import Limits, OpenedImage, open_image, prepare
 
 # A decoding that waits for the processor this many times longer than it may use it: the machine is overloaded.

@@ -24,13 +24,13 @@ from starlette.routing import Match, Route
 from starlette.types import Scope
 
 from whimbrel.core import cloudevent, tracing
+from whimbrel.core.budget import LEAST_BYTES, Budget
 from whimbrel.core.cloudevent import Event, json_event
 from whimbrel.core.errors import NotFound, PayloadTooLarge, WhimbrelError, is_retried
 from whimbrel.core.logs import log_fields
 from whimbrel.core.metrics import TRANSFORMER_IMAGES
 from whimbrel.core.records import ObjectEvent, object_event
 from whimbrel.core.results import GONE_TYPE, PREDICTION_TYPE, Gone, Result, ResultEvent, ResultObject
-from whimbrel.transformers.budget import LEAST_BYTES, Budget
 from whimbrel.transformers.classifier import Classifier, counted, log_answer
 from whimbrel.transformers.fetch import ObjectGone, ObjectReader
 from whimbrel.transformers.timing import FETCH, Timing

@@ -8,8 +8,8 @@ from contextlib import asynccontextmanager
 from starlette.routing import Route
 
 from whimbrel.core import model_server
+from whimbrel.core.budget import Budget
 from whimbrel.core.s3 import s3_client
-from whimbrel.transformers.budget import Budget
 from whimbrel.transformers.classifier import Classifier
 from whimbrel.transformers.connect import predictor_of
 from whimbrel.transformers.decode import Limits

@@ -65,7 +65,6 @@ class TransformerSettings(S3Settings, ModelServerSettings):
     byte_budget: int = Field(
         default=256 * MEBI, ge=1, le=2**40, description="bytes of encoded images held by all requests"
     )
-    wait_seconds: Seconds = Field(default=30.0, description="longest wait for a budget before 503")
     fetch_threads: int = Field(default=16, ge=1, le=256, description="objects read at the same time")
     fetch_seconds: Seconds = Field(default=60.0, description="longest time to read one object")
 

@@ -7,9 +7,9 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from whimbrel.core import tracing
+from whimbrel.core.budget import LEAST_BYTES, Budget
 from whimbrel.core.errors import InputRefused, NotFound
 from whimbrel.core.references import ObjectRef
-from whimbrel.transformers.budget import LEAST_BYTES, Budget
 from whimbrel.transformers.fetch import ObjectGone, ObjectReader
 from whimbrel.transformers.inputs import ImageSource, Url
 from whimbrel.transformers.timing import FETCH, Timing

@@ -88,6 +88,6 @@ class Budget:
     def _exhausted(self, amount: int) -> Unavailable:
         return Unavailable(
             f"expected {amount} of {self._total} {self._unit} to become free within {self._max_wait_seconds:g} s,"
-            f" seen {self._free} free and {len(self._waiting)} waiting; too many images at once, try again",
+            f" seen {self._free} free and {len(self._waiting)} waiting; too much at once, try again",
             retry_after_seconds=RETRY_AFTER_SECONDS,
         )
