@@ -6,11 +6,14 @@ import os
 import signal
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from testbed.engine import OneMachine, one_machine, picture, pictures
 from testbed.processes import wait_for
+from whimbrel.core.s3 import sqs_client
+from whimbrel.core.settings import S3Settings
 
 OBJECTS = 300
 BROKEN = 6
@@ -23,14 +26,28 @@ def objects(prefix: str) -> dict[str, bytes]:
 
 
 def assert_all_accounted_for(machine: OneMachine, prefix: str, put: dict[str, bytes]) -> None:
+    """Counted when nothing is under way any more: a second outcome of what is delivered again would come late."""
     wait_for(
         lambda: len(machine.outcomes(prefix=prefix)) >= len(put),
         f"an outcome of each of {len(put)} objects, {len(machine.outcomes(prefix=prefix))} so far",
         120,
     )
+    wait_for(lambda: queued(machine) == 0, "an empty queue, of messages in work too", 120)
     outcomes = machine.outcomes(prefix=prefix)
     assert {key: len(outcomes.of(key)) for key in put} == dict.fromkeys(put, 1)
     assert {key for key in put if key in outcomes.letters} == {key for key in put if "broken" in key}
+
+
+def queued(machine: OneMachine) -> int:
+    """Messages that wait, and messages that somebody holds or held when it was killed."""
+    variables = machine.status()["environment"]
+    settings = S3Settings(s3_endpoint=variables["WHIMBREL_S3_ENDPOINT"])
+    credentials = (variables["AWS_ACCESS_KEY_ID"], variables["AWS_SECRET_ACCESS_KEY"])
+    client = sqs_client(settings, variables["WHIMBREL_SQS_ENDPOINT"], credentials=credentials)
+    names: list[Any] = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
+    url = client.get_queue_url(QueueName="photos")["QueueUrl"]
+    answer = client.get_queue_attributes(QueueUrl=url, AttributeNames=names)["Attributes"]
+    return sum(int(answer[name]) for name in names)
 
 
 @pytest.mark.parametrize(
