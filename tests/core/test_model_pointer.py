@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from whimbrel.core.errors import NotFound, PackageRefused, Unavailable
-from whimbrel.core.model_pointer import PointedVersion, Pointer, PointerStore, Replica
+from whimbrel.core.model_pointer import FORGOTTEN_AFTER_SECONDS, PointedVersion, Pointer, PointerStore, Replica
 from whimbrel.core.references import ObjectRef
 
 if TYPE_CHECKING:
@@ -66,6 +66,24 @@ def test_a_malformed_pointer_is_refused(store: PointerStore, s3: S3Client, conte
 
     with pytest.raises(PackageRefused, match=r"pointer\.json"):
         store.read()
+
+
+def test_long_expired_reports_are_removed(store: PointerStore, s3: S3Client) -> None:
+    for uid, ago in (("a", 60.0), ("b", 2 * FORGOTTEN_AFTER_SECONDS)):
+        store.report(Replica(uid=uid, expires=time.time() - ago, pointer_etag="x", synced=True))
+
+    assert store.live_replicas() == []
+    listed = s3.list_objects_v2(Bucket=store.place.bucket, Prefix="digits/replicas/")["Contents"]
+    assert [entry["Key"] for entry in listed] == ["digits/replicas/a.json"]
+
+
+def test_reports_beyond_one_page_count(store: PointerStore, s3: S3Client) -> None:
+    for number in range(1000):
+        s3.put_object(Bucket=store.place.bucket, Key=f"digits/replicas/{number:04}.json", Body=b"")
+    live = Replica(uid="z", expires=time.time() + 60, pointer_etag="x", synced=True)
+    store.report(live)
+
+    assert store.live_replicas() == [live]
 
 
 def test_only_live_reports_count(store: PointerStore, s3: S3Client) -> None:

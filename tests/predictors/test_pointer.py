@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import gc
+import threading
 import warnings
 import weakref
 from collections.abc import AsyncIterator
@@ -19,7 +20,8 @@ from testbed.predictors import listening_ports, running_predictor
 from testbed.processes import answers, free_port, wait_for
 from testbed.stores import Store
 from whimbrel.core.errors import PackageRefused, SettingsError
-from whimbrel.core.model_pointer import PointedVersion, Pointer, PointerStore
+from whimbrel.core.metrics import exposition
+from whimbrel.core.model_pointer import PointedVersion, Pointer, PointerStore, Replica
 from whimbrel.core.package import MANIFEST, write_manifest
 from whimbrel.core.references import ObjectRef
 from whimbrel.core.s3 import s3_client
@@ -46,7 +48,7 @@ def version(name: str, digest: str | None = None) -> PointedVersion:
 WRONG = version("3", "sha256:" + "1" * 64)
 
 
-def packaged(folder: Path, name: str) -> PointedVersion:
+def packaged(folder: Path, name: str, labels: int = 10) -> PointedVersion:
     """An exported network of some 60 kB, labelled by its name."""
     torch = pytest.importorskip("torch")
     from whimbrel.mlflow.exported import save_classifier
@@ -56,8 +58,8 @@ def packaged(folder: Path, name: str) -> PointedVersion:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's own
         save_classifier(module, (64, 64), folder / "model.pt2")
-    labels = [f"{name}-{index}" for index in range(10)]
-    fields = {"task": "classification", "architecture": "pt2", "preset": {"height": 64, "width": 64}, "labels": labels}
+    names = [f"{name}-{index}" for index in range(labels)]
+    fields = {"task": "classification", "architecture": "pt2", "preset": {"height": 64, "width": 64}, "labels": names}
     package = write_manifest(folder, fields, ["model.pt2"])
     return PointedVersion(version=name, uri=folder.as_uri(), digest=package.digest)
 
@@ -69,7 +71,7 @@ def pointer(s3: S3Client, bucket: str) -> PointerStore:
 
 @asynccontextmanager
 async def replica(pointer: PointerStore, **options: Any) -> AsyncIterator[tuple[PointerFollower, Residents]]:
-    settings = PredictorSettings(model_name="m", model_uri="null:2", **options)
+    settings = PredictorSettings(**{"model_name": "m", "model_uri": "null:2"} | options)
     with device_threads() as threads:
         residents = Residents(settings, threads)
         follower = PointerFollower(pointer, residents, settings)
@@ -199,6 +201,53 @@ async def test_a_disk_that_fails_is_reported_and_the_load_tried_again(pointer: P
 
         assert "NoSuchKey" in str(follower.state()["error"])
         assert held(residents) == {"current": "1"}
+
+
+class SlowStore(PointerStore):
+    """Its reports take until they are let go."""
+
+    def __init__(self, store: PointerStore) -> None:
+        super().__init__(store._client, store.place)
+        self.begun, self.let_go = threading.Event(), threading.Event()
+
+    def report(self, replica: Replica) -> None:
+        self.begun.set()
+        self.let_go.wait(30)
+        super().report(replica)
+
+
+@pytest.mark.anyio
+async def test_no_report_comes_after_the_end(pointer: PointerStore) -> None:
+    pointer.write(Pointer(current=version("1")), None)
+    slow = SlowStore(pointer)
+    async with replica(slow) as (follower, _):
+        following = asyncio.create_task(follower.run())
+        await asyncio.to_thread(slow.begun.wait, 30)
+        following.cancel()
+        await asyncio.wait([following])
+        stopping = asyncio.create_task(follower.stop())
+        asyncio.get_running_loop().call_soon(slow.let_go.set)
+        await stopping
+
+        assert pointer.live_replicas() == []
+
+
+@pytest.mark.torch
+@pytest.mark.anyio
+async def test_a_version_that_was_brought_back_is_exposed_and_one_that_left_is_not(
+    pointer: PointerStore, tmp_path: Path
+) -> None:
+    first, wrong = packaged(tmp_path / "1", "1"), packaged(tmp_path / "2", "2", labels=9)
+    etag = pointer.write(Pointer(current=first), None)
+    options: dict[str, Any] = {"model_name": "exposed", "model_memory_bytes": 100_000, "max_batch_size": 1}
+    async with replica(pointer, **options) as (follower, residents):
+        pointer.write(Pointer(current=wrong, drain_and_swap=True), etag)
+        await follower.round()
+
+        lines = [line for line in exposition()[0].decode().splitlines() if 'model="exposed"' in line]
+        assert held(residents) == {"current": "1"}
+        assert 'whimbrel_predictor_role{model="exposed",role="current",version="1"} 1.0' in lines
+        assert not [line for line in lines if 'version="2"' in line]
 
 
 @pytest.mark.anyio

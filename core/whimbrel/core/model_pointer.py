@@ -9,6 +9,7 @@ loses. A reader asks with the eTag that it has, so following costs the store nex
 
 from __future__ import annotations
 
+import contextlib
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 from botocore.exceptions import BotoCoreError, ClientError
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from whimbrel.core.errors import PackageRefused, Unavailable
+from whimbrel.core.errors import PackageRefused, Unavailable, WhimbrelError
 from whimbrel.core.package import Digest
 from whimbrel.core.references import ObjectRef
 from whimbrel.core.s3 import as_whimbrel_error, error_code, is_precondition_failure
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
 
 POINTER_PREFIX: Final = "pointer+"
 MAX_BYTES: Final = 64 * 1024
-MAX_REPLICAS: Final = 1000
+MAX_REPLICAS: Final = 10_000
+FORGOTTEN_AFTER_SECONDS: Final = 24 * 3600.0
 _CONFIG = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, allow_inf_nan=False)
 
 Document = TypeVar("Document", bound=BaseModel)
@@ -137,14 +139,30 @@ class PointerStore:
             raise as_whimbrel_error(error, f"removal of the report of {uid}") from None
 
     def live_replicas(self) -> list[Replica]:
-        """The reports whose lease has not expired, by uid; what is malformed or just gone is left out."""
+        """The reports whose lease has not expired, by uid; what is malformed or just gone is left out.
+
+        Reports that nobody renewed for a day, of replicas that were killed, are removed. Raises Unavailable for more
+        than MAX_REPLICAS of them: what is not seen may not count as absent.
+        """
         try:
-            listed = self._client.list_objects_v2(Bucket=self.place.bucket, Prefix=self._replicas, MaxKeys=MAX_REPLICAS)
-            found = [self._replica(entry["Key"]) for entry in listed.get("Contents", [])]
+            found = [replica for key in self._report_keys() if (replica := self._replica(key)) is not None]
         except (BotoCoreError, ClientError) as error:
             raise as_whimbrel_error(error, f"reports beside {self.place.uri}") from None
         now = time.time()
-        return [replica for replica in found if replica is not None and replica.expires > now]
+        for replica in found:
+            if replica.expires < now - FORGOTTEN_AFTER_SECONDS:
+                with contextlib.suppress(WhimbrelError):  # one who may only read still gets its answer
+                    self.forget(replica.uid)
+        return [replica for replica in found if replica.expires > now]
+
+    def _report_keys(self) -> list[str]:
+        keys: list[str] = []
+        pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self.place.bucket, Prefix=self._replicas)
+        for page in pages:
+            keys += [entry["Key"] for entry in page.get("Contents", [])]
+            if len(keys) > MAX_REPLICAS:
+                raise Unavailable(f"expected at most {MAX_REPLICAS} reports beside {self.place.uri}, seen more")
+        return keys
 
     def _replica(self, key: str) -> Replica | None:
         try:

@@ -248,4 +248,10 @@ async def batching(
     finally:
         batcher.close()
         await running
-        PREDICTOR_QUEUED_IMAGES.remove(model_name, version)
+        for metric in (
+            PREDICTOR_QUEUED_IMAGES,
+            PREDICTOR_QUEUE_SECONDS,
+            PREDICTOR_DEVICE_SECONDS,
+            PREDICTOR_BATCH_SIZE,
+        ):
+            metric.remove(model_name, version)

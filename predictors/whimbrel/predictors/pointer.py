@@ -36,6 +36,7 @@ class PointerFollower:
         self._reported: tuple[Any, ...] = ()
         self._report_due = 0.0
         self._reporting = asyncio.Lock()
+        self._on_its_way: asyncio.Task[None] | None = None  # a thread that nobody can cancel
 
     async def start(self) -> None:
         """Arrive at the pointer's current version. Raises what the store or the load raised."""
@@ -76,6 +77,9 @@ class PointerFollower:
         self._error = reason
 
     async def stop(self) -> None:
+        """Take the report back; one that is still on its way would come after that."""
+        if self._on_its_way is not None:
+            await asyncio.wait([self._on_its_way])
         with contextlib.suppress(WhimbrelError):
             await asyncio.to_thread(self._store.forget, self.uid)
 
@@ -150,7 +154,8 @@ class PointerFollower:
             versions=tuple(held),
         )
         try:
-            await asyncio.to_thread(self._store.report, replica)
+            self._on_its_way = asyncio.create_task(asyncio.to_thread(self._store.report, replica))
+            await asyncio.shield(self._on_its_way)
         except WhimbrelError as error:
             logger.warning("report: %s", error)
             return

@@ -173,6 +173,7 @@ class Residents:
                 self.roles[CURRENT] = await self._started(
                     await asyncio.to_thread(sources.locate, current.source, self._settings)
                 )
+                self._show()
             raise error from failed.__cause__
         finally:
             self.loading = None
