@@ -18,7 +18,7 @@ from whimbrel.eventing.dead_letters import Replayed, Stored, get, iterate, repla
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
-_BROKER_TIMEOUT_SECONDS = 900  # the broker answers when it has delivered, all retries included
+_BROKER_TIMEOUT_SECONDS = 3600  # the broker answers when it has delivered, all retries included
 
 app = typer.Typer(no_args_is_help=True, help="See what was refused or given up and why; send it again.")
 
