@@ -92,12 +92,12 @@ def test_the_demo_ends_well_and_prints_what_is_shown(tmp_path: Path) -> None:
 
 def test_the_make_targets_of_the_readme_run_these_commands() -> None:
     for target in ("demo", "up"):
+        # These tests may be run by make themselves, which tells its children how.
+        shell = {name: value for name, value in environment().items() if not name.startswith(("MAKE", "MFLAGS"))}
         planned = subprocess.run(
-            ["make", "-n", target], cwd=ROOT, capture_output=True, text=True, check=True, timeout=30
+            ["make", "-n", target], cwd=ROOT, env=shell, capture_output=True, text=True, check=True, timeout=30
         ).stdout
-        assert shlex.split(planned.splitlines()[-1])[-2:] == [".venv/bin/whimbrel", target] or planned.strip().endswith(
-            f"whimbrel {target}"
-        )
+        assert shlex.split(planned.splitlines()[-1]) == [".venv/bin/whimbrel", target]
 
 
 def run_in_shell(script: str, folder: Path) -> str:
