@@ -23,6 +23,7 @@ from whimbrel.core.errors import PackageRefused, SettingsError
 from whimbrel.core.metrics import exposition
 from whimbrel.core.model_pointer import PointedVersion, Pointer, PointerStore, Replica
 from whimbrel.core.package import MANIFEST, write_manifest
+from whimbrel.core.package_transfer import upload
 from whimbrel.core.references import ObjectRef
 from whimbrel.core.s3 import s3_client
 from whimbrel.core.settings import S3Settings, load
@@ -185,13 +186,25 @@ async def test_a_candidate_that_does_not_load_is_reported_and_changes_nothing(po
 
 
 @pytest.mark.anyio
+@pytest.mark.torch
 async def test_a_disk_that_fails_is_reported_and_the_load_tried_again(pointer: PointerStore, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     cache.write_text("a file where the folder should be")
-    absent = PointedVersion(version="2", uri=f"s3://{pointer.place.bucket}/none", digest="sha256:" + "2" * 64)
+    (tmp_path / "package").mkdir()
+    (tmp_path / "package" / "model.safetensors").write_bytes(b"no weights")
+    fields = {
+        "task": "classification",
+        "architecture": "torchvision:squeezenet1_0",
+        "preset": {"height": 8, "width": 8},
+        "labels": ["a", "b"],
+    }
+    package = write_manifest(tmp_path / "package", fields, ["model.safetensors"])
+    uri = f"s3://{pointer.place.bucket}/two"
+    upload(package.folder, uri, pointer._client)
+    two = PointedVersion(version="2", uri=uri, digest=package.digest)
     etag = pointer.write(Pointer(current=version("1")), None)
     async with replica(pointer, model_cache=cache, s3_endpoint=endpoint_of(pointer)) as (follower, residents):
-        pointer.write(Pointer(current=absent), etag)
+        pointer.write(Pointer(current=two), etag)
         await follower.round()
         (report,) = pointer.live_replicas()
         assert str(cache) in str(report.error)
@@ -199,7 +212,7 @@ async def test_a_disk_that_fails_is_reported_and_the_load_tried_again(pointer: P
         cache.unlink()
         await follower.round()
 
-        assert "NoSuchKey" in str(follower.state()["error"])
+        assert "expected safetensors in" in str(follower.state()["error"])
         assert held(residents) == {"current": "1"}
 
 
