@@ -112,8 +112,8 @@ def whimbrel_output_of_refusal(letter: Path, machine: OneMachine) -> str:
     return done.stdout
 
 
-def test_a_replay_after_the_mending_delivers_and_deletes(machine: OneMachine) -> None:
-    """What refused is the size limit of 1 byte of nothing; mended by putting the picture that was meant."""
+def test_a_replay_that_is_delivered_deletes_the_dead_letter(machine: OneMachine) -> None:
+    """An empty object is refused; once it is deleted, the replay settles it as gone and the dead letter goes."""
     machine.put({"mended.png": b""})
     wait_for(lambda: machine.outcomes(prefix="mended").letters, "the dead letter", 60)
     (entry,) = [
