@@ -274,12 +274,20 @@ def test_events_beyond_the_limit_are_asked_to_come_again(subscribers: Subscriber
 
 
 def test_two_hundred_events_at_once(subscribers: Subscribers) -> None:
-    taker = subscribers(lambda event, number: Answer(503 if number % 3 == 0 else 202))
+    came_before = set[str]()
+
+    def refused_once(event: Event, number: int) -> Answer:
+        status = 202 if event.id in came_before or int(event.id) % 3 else 503
+        came_before.add(event.id)
+        return Answer(status)
+
+    taker = subscribers(refused_once)
     events = [json_event(id=str(number), source="test", type="put", data=None) for number in range(200)]
     with broker([to(taker)]) as address, ThreadPoolExecutor(16) as producers, httpx.Client() as client:
         answers = list(producers.map(lambda event: post(address, event, client), events))
     assert {answer.status_code for answer in answers} == {202}
     assert {event.id for event in taker.events} == {event.id for event in events}
+    assert len(taker.events) == len(events) + len(range(0, 200, 3))
 
 
 def test_what_no_trigger_wants_is_accepted_and_what_is_wrong_refused(subscribers: Subscribers) -> None:

@@ -27,7 +27,7 @@ Image.MAX_IMAGE_PIXELS = None
 # What Pillow stores of one pixel, by mode; 4 for all others.
 _BYTES_A_PIXEL = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2}
 _RGB_BYTES = 4
-_LEAST_BYTES = 1024 * 1024  # tables, rows and strips of any decoding
+_LEAST_BYTES = 2 * 1024 * 1024  # tables, rows and strips of any decoding, and what the allocator rounds up
 
 
 @dataclass(frozen=True, slots=True)
