@@ -27,6 +27,7 @@ class ListUpstream:
     name = "list"
     uri = "/lists/1"
     lease_seconds: float | None = None
+    hold_seconds = 0.0
     receivers = 1
     batch_size = 3
 
@@ -51,6 +52,9 @@ class ListUpstream:
         if body == "junk":
             return [Unreadable(message.body, InputRefused("expected sense"))]
         return [Event(id=body, source="/list", type="t", subject=body)]
+
+    def holds(self, message: Message) -> bool:
+        return True
 
     async def accept(self, messages: Sequence[Message]) -> None:
         self._answer()

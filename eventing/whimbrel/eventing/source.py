@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Final
 
 from whimbrel.core.cloudevent import Event
@@ -52,7 +52,7 @@ class Source:
         self._stopping = stopping
         self._presence = Presence(f"upstream {upstream.uri}")
         self._order = KeyOrder()
-        self._held: dict[str, Message] = {}  # by receipt: leases are kept for these
+        self._held: dict[Hashable, Message] = {}  # by receipt: leases are kept for these
         self._reserved = 0  # places of receives under way
         self._freed = asyncio.Event()
         self._work: set[asyncio.Task[None]] = set()

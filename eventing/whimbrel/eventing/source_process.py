@@ -11,7 +11,7 @@ from whimbrel.eventing import serving
 from whimbrel.eventing.delivery import Delivery
 from whimbrel.eventing.settings import DeliverySettings
 from whimbrel.eventing.source import Source
-from whimbrel.eventing.upstream import Upstream
+from whimbrel.eventing.upstream import Pushed, Upstream
 
 
 def run(settings: DeliverySettings, upstream: Upstream) -> None:
@@ -26,7 +26,7 @@ def run(settings: DeliverySettings, upstream: Upstream) -> None:
         finally:
             await upstream.close()
 
-    serving.run(settings, [], work)
+    serving.run(settings, upstream.routes if isinstance(upstream, Pushed) else [], work)
 
 
 async def deliver_all(settings: DeliverySettings, upstream: Upstream, stopping: asyncio.Event) -> None:

@@ -5,9 +5,11 @@ A source's loop (`whimbrel.eventing.source`) does everything else: leases, deliv
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
+
+from starlette.routing import BaseRoute
 
 from whimbrel.core.cloudevent import Event
 from whimbrel.core.errors import InputRefused
@@ -15,10 +17,14 @@ from whimbrel.core.errors import InputRefused
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """What an upstream hands out. `receipt` is the upstream's own word for it; `deliveries` counts this one too."""
+    """What an upstream hands out. `receipt` is the upstream's own word for it, never given twice to what is held.
+
+    `deliveries` counts how often it was handed to a sink, this time included. When a message is given back, the
+    count has grown by the rounds that were tried here: an upstream that can should keep it.
+    """
 
     body: bytes
-    receipt: str
+    receipt: Hashable
     deliveries: int = 1
 
 
@@ -46,6 +52,13 @@ class Upstream(Protocol):
         """How long a received message stays ours before others get it; None: until the connection ends."""
 
     @property
+    def hold_seconds(self) -> float:
+        """How long an event that its sink does not take is tried again here, in its key's turn, before it goes back.
+
+        0 where the upstream itself brings it again after a delay, math.inf where it cannot be given back alone.
+        """
+
+    @property
     def receivers(self) -> int:
         """How many receives run at once."""
 
@@ -57,19 +70,31 @@ class Upstream(Protocol):
         """Look the queue up; tried again after TryAgain."""
 
     async def receive(self) -> list[Message]:
-        """The next messages; waits a few seconds for one, and gives none when none came."""
+        """The next messages, none of which is held now; none when after a second or two none came."""
 
     def read(self, message: Message) -> list[Event | Unreadable]:
         """The CloudEvents of a message, one a record; none for a message that asks for nothing. Never raises."""
 
+    def holds(self, message: Message) -> bool:
+        """Whether a held message is still ours: not once its connection or partition is lost and it comes again."""
+
     async def accept(self, messages: Sequence[Message]) -> None:
-        """These are done: they must not come again."""
+        """These are done: they must not come again. What is no longer ours is passed over."""
 
     async def give_back(self, messages: Sequence[Message], delay_seconds: float) -> None:
-        """These are to come again, not before the delay where the upstream can."""
+        """These are to come again, not before the delay where the upstream can. The stop gives back without delay."""
 
     async def extend(self, messages: Sequence[Message]) -> None:
-        """These are still in work: a new lease for each."""
+        """These are still in work: a new lease for each. Only called where there are leases."""
 
     async def close(self) -> None:
         """Let the connections go; what was neither accepted nor given back comes again when its lease ends."""
+
+
+@runtime_checkable
+class Pushed(Protocol):
+    """An upstream that others post to has, beside the above, routes that the source's own HTTP server answers."""
+
+    @property
+    def routes(self) -> Sequence[BaseRoute]:
+        """Besides /healthz and /metrics."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import json
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,10 +13,10 @@ from botocore.exceptions import BotoCoreError, ClientError
 from pydantic import Field, model_validator
 
 from whimbrel.core.cloudevent import Event
-from whimbrel.core.errors import InputRefused, Unavailable
-from whimbrel.core.records import notification_records, parse_record
+from whimbrel.core.errors import Unavailable
 from whimbrel.core.s3 import error_code, sqs_client
 from whimbrel.core.settings import HttpUrl, S3Settings
+from whimbrel.eventing.notifications import read_notification
 from whimbrel.eventing.settings import DeliverySettings
 from whimbrel.eventing.upstream import Message, Unreadable
 
@@ -55,6 +54,7 @@ class SqsUpstream:
 
     name = "sqs"
     batch_size = BATCH
+    hold_seconds = 0.0  # a message that is given back stays invisible for the delay
 
     def __init__(self, settings: SqsSourceSettings) -> None:
         self._settings = settings
@@ -92,15 +92,16 @@ class SqsUpstream:
         return await self._call(self._receiving, receive, "receiving")
 
     def read(self, message: Message) -> list[Event | Unreadable]:
-        try:
-            records = notification_records(message.body)
-        except (InputRefused, ValueError) as error:
-            return [Unreadable(message.body, _refusal(error))]
-        return [_read_record(record) for record in records]
+        return read_notification(message.body)
+
+    def holds(self, message: Message) -> bool:
+        return True  # the lease is kept; one that ended all the same is the queue's to tell
 
     async def accept(self, messages: Sequence[Message]) -> None:
         def delete(batch: Sequence[Message]) -> Iterable[Any]:
-            entries: list[Any] = [{"Id": str(n), "ReceiptHandle": message.receipt} for n, message in enumerate(batch)]
+            entries: list[Any] = [
+                {"Id": str(n), "ReceiptHandle": str(message.receipt)} for n, message in enumerate(batch)
+            ]
             return self._client.delete_message_batch(QueueUrl=self._url, Entries=entries).get("Failed", [])
 
         await self._in_batches(messages, delete, "deleting messages")
@@ -127,7 +128,7 @@ class SqsUpstream:
     async def _set_visibility(self, messages: Sequence[Message], seconds: int, doing: str) -> None:
         def change(batch: Sequence[Message]) -> Iterable[Any]:
             entries: list[Any] = [
-                {"Id": str(n), "ReceiptHandle": message.receipt, "VisibilityTimeout": seconds}
+                {"Id": str(n), "ReceiptHandle": str(message.receipt), "VisibilityTimeout": seconds}
                 for n, message in enumerate(batch)
             ]
             answer = self._client.change_message_visibility_batch(QueueUrl=self._url, Entries=entries)
@@ -161,17 +162,6 @@ def _message(received: Any) -> Message:
     count = received.get("Attributes", {}).get("ApproximateReceiveCount", "1")
     # A queue may hold text that is no Unicode; it must become an unreadable message, not an exception here.
     return Message(received["Body"].encode("utf-8", "surrogatepass"), received["ReceiptHandle"], int(count))
-
-
-def _read_record(record: Any) -> Event | Unreadable:
-    try:
-        return parse_record(record).cloudevent()
-    except (InputRefused, ValueError) as error:
-        return Unreadable(json.dumps(record).encode(), _refusal(error))
-
-
-def _refusal(error: InputRefused | ValueError) -> InputRefused:
-    return error if isinstance(error, InputRefused) else InputRefused(f"expected Unicode text, seen {error}")
 
 
 def _batches(messages: Sequence[Message]) -> Iterator[Sequence[Message]]:
