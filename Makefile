@@ -11,7 +11,7 @@ PYTHON ?= $(shell for candidate in python3 python3.13 python3.12 python3.11; do 
 	&& { echo $$candidate; break; }; done)
 CODE := core predictors transformers eventing mlflow local kube loadtest cli tests benchmarks
 
-.PHONY: help demo up test hey lint format bench bench-transformer bench-predictor clean
+.PHONY: help demo up test hey services lint format bench bench-transformer bench-predictor clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -22,13 +22,23 @@ demo: $(VENV)/.demo ## install, train, classify 450 pictures that land in a buck
 up: $(VENV)/.demo ## install, start everything on this machine and stay; Ctrl-C stops it
 	@$(BIN)/whimbrel up
 
-test: $(VENV)/.dev hey ## install what the tests need and run all of them
+test: $(VENV)/.dev hey services ## install what the tests need and run all of them
 	@$(BIN)/pytest
 
+# $(call installed,PROGRAM,PACKAGES): installed by apt where this may, else said in one line; started by nobody.
+define installed
+command -v $(1) >/dev/null \
+|| { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq \
+	&& RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(2) >/dev/null; } \
+|| echo '$(1) is not installed: the tests that need it are left out (apt install --no-install-recommends $(2))'
+endef
+
 hey: # the load generator that some tests use; they are skipped, and say so, where it cannot be installed
-	@command -v hey >/dev/null \
-	|| { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq && apt-get install -y -qq hey >/dev/null; } \
-	|| echo 'hey is not installed: the tests that need it are left out (apt install hey)'
+	@$(call installed,hey,hey)
+
+services: # the real Ceph and RabbitMQ of some tests, likewise
+	@$(call installed,radosgw,ceph-mon ceph-osd radosgw)
+	@$(call installed,/usr/sbin/rabbitmq-server,rabbitmq-server)
 
 lint: $(VENV)/.dev ## ruff, mypy strict, import-linter
 	@$(BIN)/ruff format --check $(CODE)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from testbed.ceph import ABSENT, INSTALLED, Ceph, ceph_cluster
 from testbed.engine import OneMachine, one_machine
 from testbed.stores import CREDENTIALS, Store, moto_store
 
@@ -43,6 +44,15 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OneMachine]:
     """One engine with the null model for every test that needs a whole machine; each uses keys of its own."""
     with one_machine(tmp_path_factory.mktemp("machine") / "state") as started:
         yield started
+
+
+@pytest.fixture(scope="session")
+def ceph(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ceph]:
+    """A real Ceph with its gateway; what a test breaks of it, that test mends."""
+    if not INSTALLED:
+        pytest.skip(ABSENT)
+    with ceph_cluster(tmp_path_factory.mktemp("ceph")) as cluster:
+        yield cluster
 
 
 @pytest.fixture(scope="session")

@@ -76,8 +76,15 @@ class Running:
         self.process.send_signal(number)
 
     def kill_and_restart(self) -> None:
+        self.kill()
+        self.start()
+
+    def kill(self) -> None:
         self.process.kill()
         self.process.wait(10)
+
+    def start(self) -> None:
+        """Once more, after it ended."""
         self.process = self._spawn()
 
     def stop(self, seconds: float = 15.0) -> int:
