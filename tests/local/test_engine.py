@@ -18,11 +18,11 @@ from PIL import Image
 
 from testbed.processes import wait_for
 from whimbrel.core.errors import InputRefused, SettingsError
+from whimbrel.core.kustomize import render
 from whimbrel.core.s3 import s3_client
 from whimbrel.core.settings import S3Settings
 from whimbrel.local.engine import Engine
 from whimbrel.local.groups import start_time
-from whimbrel.local.kustomize import render
 from whimbrel.local.settings import EngineSettings
 from whimbrel.local.state import read_processes, read_status
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from whimbrel.core.errors import InputRefused
+from whimbrel.core.kustomize import render
 from whimbrel.local.fields import API_VERSIONS, HONOURED, NOT_ENFORCED, check
-from whimbrel.local.kustomize import render
 from whimbrel.local.objects import read
 
 OVERLAY = Path(__file__).parents[2] / "manifests" / "overlays" / "local"

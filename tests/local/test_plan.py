@@ -10,9 +10,9 @@ import pytest
 import yaml
 
 from whimbrel.core.errors import InputRefused
+from whimbrel.core.kustomize import render
 from whimbrel.local import embedded, images
 from whimbrel.local.environment import machine_environment
-from whimbrel.local.kustomize import render
 from whimbrel.local.objects import AppliedObjects, read
 from whimbrel.local.plan import Plan, fronts, plan
 from whimbrel.local.workload import Probe, Workload

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from whimbrel.core.kustomize import render
 from whimbrel.local import embedded
 from whimbrel.local.embedded import Notification, StoreContents
-from whimbrel.local.kustomize import render
 from whimbrel.local.objects import AppliedObjects, read
 from whimbrel.local.plan import fronts, plan
 from whimbrel.local.settling import Settling, settling

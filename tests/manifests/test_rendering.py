@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from whimbrel.core.errors import SettingsError
-from whimbrel.local.kustomize import render
+from whimbrel.core.kustomize import render
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = [
@@ -21,15 +21,22 @@ FOLDERS = [
 ]
 
 
+needs_kubectl = pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not installed")
+
+
 def by_identity(objects: list[dict[str, Any]]) -> dict[tuple[str, str, str], dict[str, Any]]:
     return {(o["kind"], o["metadata"].get("namespace", ""), o["metadata"]["name"]): o for o in objects}
 
 
-@pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not installed")
+def by_kubectl(folder: Path) -> dict[tuple[str, str, str], dict[str, Any]]:
+    output = subprocess.run(["kubectl", "kustomize", str(folder)], capture_output=True, check=True, timeout=60).stdout
+    return by_identity(list(yaml.safe_load_all(output)))
+
+
+@needs_kubectl
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
 def test_equals_kubectl_kustomize(folder: Path) -> None:
-    output = subprocess.run(["kubectl", "kustomize", str(folder)], capture_output=True, check=True, timeout=60).stdout
-    expected = by_identity(list(yaml.safe_load_all(output)))
+    expected = by_kubectl(folder)
 
     assert by_identity(render(folder)) == expected
     assert len(expected) >= 8
@@ -57,7 +64,7 @@ data: {a: b}
         ("resources: [absent.yaml]", "absent.yaml, which"),
         ("resources: [object.yaml, object.yaml]", "ConfigMap 'one' occurs twice"),
         ("resources: [object.yaml]\nimages: [{name: a, tagSuffix: b}]", "field 'tagSuffix' is not supported"),
-        ("resources: [object.yaml]\npatches: [{path: patch.yaml}]", "expected a target"),
+        ("resources: [object.yaml]\npatches: [{patch: '[]'}]", "expected a target"),
         (
             "resources: [object.yaml]\npatches: [{target: {kind: Secret}, patch: '[]'}]",
             "no object matches the target",
@@ -71,6 +78,9 @@ data: {a: b}
             "patches: [{target: {kind: ConfigMap}, patch: '[{op: replace, path: /x/y, value: 1}]'}]",
             "patches: ",
         ),
+        ("configMapGenerator: [{name: made, literals: [a=b]}]", "expected options.disableNameSuffixHash: true"),
+        ("resources: [object.yaml]\ncomponents: [.]", "expected kind Component"),
+        ("kind: Component\nresources: [object.yaml]", "expected kind Kustomization, seen Component"),
         ("[a, b]", "expected one YAML mapping"),
         ("resources: [", "kustomization.yaml"),
     ],
@@ -87,6 +97,47 @@ def test_refuses_what_it_does_not_honour(tmp_path: Path, kustomization: str, nam
 def test_names_a_folder_without_manifests(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"expected .*kustomization\.yaml, seen none; give a folder"):
         render(tmp_path / "absent")
+
+
+COMPONENT = """
+kind: Component
+apiVersion: kustomize.config.k8s.io/v1alpha1
+resources: [added.yaml]
+configMapGenerator:
+  - {name: made, files: [words=added.yaml], literals: [a=b=c], options: {disableNameSuffixHash: true, labels: {l: m}}}
+patches:
+  - target: {kind: ConfigMap, name: one}
+    patch: '[{"op": "replace", "path": "/data/a", "value": "z"}]'
+  - patch: |-
+      $patch: delete
+      apiVersion: v1
+      kind: ConfigMap
+      metadata: {name: two}
+"""
+ADDED = "{apiVersion: v1, kind: Pod, metadata: {name: p}, spec: {containers: [{name: c, image: whimbrel/eventing}]}}"
+
+
+@pytest.fixture
+def with_component(tmp_path: Path) -> Path:
+    """A kustomization whose component adds, generates, patches and deletes; its own images reach what was added."""
+    write(tmp_path / "component", kustomization=COMPONENT, added=ADDED)
+    images = "[{name: whimbrel/eventing, newTag: '1'}]"
+    own = f"resources: [object.yaml]\ncomponents: [component]\nnamespace: own\nimages: {images}"
+    return write(tmp_path, kustomization=own, object=f"{OBJECT}---{OBJECT.replace('one', 'two')}")
+
+
+def test_a_component_reaches_what_was_there_before_it(with_component: Path) -> None:
+    found = by_identity(render(with_component))
+
+    assert found.keys() == {("ConfigMap", "own", "one"), ("Pod", "own", "p"), ("ConfigMap", "own", "made")}
+    assert found["ConfigMap", "own", "one"]["data"] == {"a": "z"}
+    assert found["ConfigMap", "own", "made"]["data"] == {"words": ADDED, "a": "b=c"}
+    assert found["Pod", "own", "p"]["spec"]["containers"][0]["image"] == "whimbrel/eventing:1"
+
+
+@needs_kubectl
+def test_a_component_equals_kubectl_kustomize(with_component: Path) -> None:
+    assert by_identity(render(with_component)) == by_kubectl(with_component)
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from testbed.crds import Schemas, faults, load
+from whimbrel.core.kustomize import render
 from whimbrel.local.broker.durations import parse_duration
-from whimbrel.local.kustomize import render
 
 ROOT = Path(__file__).parents[2]
 CRDS = ROOT / "tests" / "data" / "crds"

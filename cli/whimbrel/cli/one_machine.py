@@ -18,8 +18,8 @@ from rich.status import Status
 from whimbrel.cli.console import progress_out
 from whimbrel.core import logs
 from whimbrel.core.errors import Unavailable
+from whimbrel.core.kustomize import render
 from whimbrel.local.engine import Engine
-from whimbrel.local.kustomize import render
 from whimbrel.local.settings import EngineSettings
 
 _READY_SECONDS = 180

@@ -1,0 +1,242 @@
+"""Renders the part of kustomize that this project's manifests use, so that one machine and lint need no kubectl.
+
+Taken: resources, components, namespace, images (newName, newTag, digest), configMapGenerator (files and literals,
+without a hash in the name), and patches: JSON 6902 with a target, or `$patch: delete` of whole objects. Every other
+field is refused by its path; `kubectl kustomize` gives the same objects.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jsonpatch
+import yaml
+from jsonpointer import JsonPointerException
+
+from whimbrel.core.errors import SettingsError
+
+Object = dict[str, Any]
+
+FILE = "kustomization.yaml"
+_KNOWN = frozenset(
+    {"apiVersion", "kind", "resources", "components", "namespace", "images", "patches", "configMapGenerator"}
+)
+_IMAGE_FIELDS = frozenset({"name", "newName", "newTag", "digest"})
+_TARGET_FIELDS = frozenset({"group", "version", "kind", "name"})
+_GENERATOR_FIELDS = frozenset({"name", "files", "literals", "options"})
+_OPTION_FIELDS = frozenset({"disableNameSuffixHash", "labels", "annotations"})
+_CLUSTER_SCOPED = frozenset(
+    {"ClusterRole", "ClusterRoleBinding", "Namespace", "CustomResourceDefinition", "PriorityClass"}
+    | {"ClusterServingRuntime", "ClusterStorageContainer", "StorageClass", "PersistentVolume"}
+)
+
+
+class NotSupported(SettingsError):
+    """A part of kustomize that only kubectl renders."""
+
+
+@dataclass(slots=True)
+class Rendered:
+    """An object as it is after all patches, and the file that it was first written in."""
+
+    file: Path
+    object: Object
+
+
+def render(folder: Path) -> list[Object]:
+    """The objects of one kustomization, in the order of its resources.
+
+    Raises SettingsError, with the file and the field, for what is missing or malformed; NotSupported for what is not
+    rendered here.
+    """
+    return [found.object for found in render_files(folder)]
+
+
+def render_files(folder: Path) -> list[Rendered]:
+    """`render`, with the file of each object."""
+    found: list[Rendered] = []
+    _accumulate(folder, found, kind="Kustomization")
+    return found
+
+
+def _accumulate(folder: Path, found: list[Rendered], *, kind: str) -> None:
+    """Add what `folder` names to `found`; a component's patches reach all that was found before it."""
+    file = folder / FILE
+    if not file.is_file():
+        raise SettingsError(
+            f"expected {file}, seen none; give a folder with manifests, such as manifests/overlays/local"
+        )
+    kustomization = _load_one(file)
+    _refuse_unknown(kustomization, _KNOWN, str(file))
+    if (seen := kustomization.get("kind", "Kustomization")) != kind:
+        raise SettingsError(f"{file}: expected kind {kind}, seen {seen}; components belong to the field 'components'")
+    for resource in kustomization.get("resources", []):
+        found += _resource(folder, resource)
+    found += [_generated(folder, entry, file) for entry in kustomization.get("configMapGenerator", [])]
+    for component in kustomization.get("components", []):
+        _accumulate(folder / component, found, kind="Component")
+    for patch in kustomization.get("patches", []):
+        _patch(found, patch, folder, f"{file}: patches")
+    if namespace := kustomization.get("namespace"):
+        _set_namespace(found, namespace)
+    for image in kustomization.get("images", []):
+        _refuse_unknown(image, _IMAGE_FIELDS, f"{file}: images")
+        for container in _containers([each.object for each in found]):
+            container["image"] = _renamed(container["image"], image)
+    _refuse_duplicates(found, file)
+
+
+def _resource(folder: Path, resource: str) -> list[Rendered]:
+    path = folder / resource
+    if path.is_dir():
+        return render_files(path)
+    if not path.is_file():
+        raise SettingsError(f"expected {path}, which {folder / FILE} names as a resource; seen none")
+    return read_objects(path)
+
+
+def read_objects(path: Path) -> list[Rendered]:
+    """The objects of one file of YAML documents. Raises SettingsError with the file."""
+    objects = [document for document in _load(path) if document is not None]
+    for found in objects:
+        if not isinstance(found, dict) or not _has_identity(found):
+            raise SettingsError(f"{path}: expected objects with apiVersion, kind and metadata.name")
+    return [Rendered(path, found) for found in objects]
+
+
+def _has_identity(found: Object) -> bool:
+    metadata = found.get("metadata")
+    return bool(found.get("apiVersion") and found.get("kind") and isinstance(metadata, dict) and metadata.get("name"))
+
+
+def _generated(folder: Path, entry: Mapping[str, Any], file: Path) -> Rendered:
+    where = f"{file}: configMapGenerator"
+    _refuse_unknown(entry, _GENERATOR_FIELDS, where)
+    options = entry.get("options", {})
+    _refuse_unknown(options, _OPTION_FIELDS, f"{where}.options")
+    if options.get("disableNameSuffixHash") is not True:
+        raise NotSupported(f"{where}: expected options.disableNameSuffixHash: true; no hashes are added here")
+    values = dict(literal.split("=", 1) for literal in entry.get("literals", []))
+    for named in entry.get("files", []):
+        key, _, path = named.rpartition("=")
+        values[key or Path(path).name] = _read(folder / path)
+    marks = {field: dict(options[field]) for field in ("labels", "annotations") if field in options}
+    metadata = {"name": entry["name"], **marks}
+    return Rendered(file, {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": values})
+
+
+def _set_namespace(found: list[Rendered], namespace: str) -> None:
+    for each in found:
+        if each.object["kind"] not in _CLUSTER_SCOPED:
+            each.object["metadata"]["namespace"] = namespace
+        for subject in each.object.get("subjects", []):
+            if subject.get("kind") == "ServiceAccount":
+                subject["namespace"] = namespace
+
+
+def _patch(found: list[Rendered], patch: Mapping[str, Any], folder: Path, where: str) -> None:
+    _refuse_unknown(patch, frozenset({"target", "patch", "path"}), where)
+    operations = yaml.safe_load(patch["patch"] if "patch" in patch else _read(folder / patch["path"]))
+    target = patch.get("target") or (_target_of(operations) if isinstance(operations, dict) else None)
+    if not target:
+        raise NotSupported(f"{where}: expected a target of kind and name for a JSON 6902 patch")
+    _refuse_unknown(target, _TARGET_FIELDS, f"{where}.target")
+    matching = [each for each in found if _matches(each.object, target)]
+    if not matching:
+        raise SettingsError(f"{where}: no object matches the target {dict(target)}")
+    if isinstance(operations, dict):
+        if operations.get("$patch") != "delete":
+            raise NotSupported(f"{where}: expected a list of JSON 6902 operations, seen a strategic merge patch")
+        found[:] = [each for each in found if not _matches(each.object, target)]
+        return
+    for each in matching:
+        try:
+            # Values are copied: operations may come from YAML anchors.
+            each.object = jsonpatch.apply_patch(each.object, copy.deepcopy(operations))
+        except (jsonpatch.JsonPatchException, JsonPointerException) as error:
+            raise SettingsError(f"{where}: {error} (target {dict(target)})") from None
+
+
+def _target_of(patch: Mapping[str, Any]) -> dict[str, str]:
+    """What a patch of a whole object is for: the object that it names itself."""
+    if not _has_identity(dict(patch)):
+        return {}
+    group, _, version = patch["apiVersion"].rpartition("/")
+    return {"group": group, "version": version, "kind": patch["kind"], "name": patch["metadata"]["name"]}
+
+
+def _matches(found: Object, target: Mapping[str, str]) -> bool:
+    """Kind and name are anchored regular expressions, as in kustomize."""
+    group, _, version = found["apiVersion"].rpartition("/")
+    seen = {"group": group, "version": version, "kind": found["kind"], "name": found["metadata"]["name"]}
+    return all(re.fullmatch(wanted, seen[field]) for field, wanted in target.items())
+
+
+def _containers(value: Any) -> Iterator[dict[str, Any]]:
+    """Every container with an image, wherever `containers` or `initContainers` lies."""
+    if isinstance(value, list):
+        for item in value:
+            yield from _containers(item)
+    elif isinstance(value, dict):
+        for name, item in value.items():
+            if name in ("containers", "initContainers") and isinstance(item, list):
+                yield from (entry for entry in item if isinstance(entry, dict) and "image" in entry)
+            else:
+                yield from _containers(item)
+
+
+def _renamed(image: str, change: Mapping[str, str]) -> str:
+    name, _, digest = image.partition("@")
+    tag = ""
+    if ":" in name.rpartition("/")[2]:
+        name, _, tag = name.rpartition(":")
+    if name != change["name"]:
+        return image
+    name = change.get("newName", name)
+    if "digest" in change:
+        return f"{name}@{change['digest']}"
+    if "newTag" in change:
+        return f"{name}:{change['newTag']}"
+    return name + (f":{tag}" if tag else "") + (f"@{digest}" if digest else "")
+
+
+def _refuse_unknown(mapping: Mapping[str, Any], known: frozenset[str], where: str) -> None:
+    unknown = sorted(set(mapping) - known)
+    if unknown:
+        raise NotSupported(f"{where}: field {unknown[0]!r} is not supported here; known are {', '.join(sorted(known))}")
+
+
+def _refuse_duplicates(found: list[Rendered], file: Path) -> None:
+    seen: set[tuple[str, str, str, str]] = set()
+    for each in found:
+        kind, metadata = each.object["kind"], each.object["metadata"]
+        identity = (each.object["apiVersion"], kind, metadata.get("namespace", ""), metadata["name"])
+        if identity in seen:
+            raise SettingsError(f"{file}: {kind} {metadata['name']!r} occurs twice")
+        seen.add(identity)
+
+
+def _load(file: Path) -> list[Any]:
+    try:
+        return list(yaml.safe_load_all(_read(file)))
+    except (yaml.YAMLError, RecursionError) as error:
+        raise SettingsError(f"{file}: {error}") from None
+
+
+def _read(file: Path) -> str:
+    try:
+        return file.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{file}: {error}") from None
+
+
+def _load_one(file: Path) -> dict[str, Any]:
+    documents = _load(file)
+    if len(documents) != 1 or not isinstance(documents[0], dict):
+        raise SettingsError(f"{file}: expected one YAML mapping")
+    return documents[0]
