@@ -131,10 +131,10 @@ async def test_decoding_gives_its_memory_back_whatever_comes_of_it() -> None:
 
 
 async def test_an_image_whose_memory_does_not_become_free_is_told_to_come_back() -> None:
-    budget = budget_of(2 * MEBI, seconds=0.01)
+    budget = budget_of(3 * MEBI, seconds=0.01)
     decoder = Decoder(Limits(), budget, threads=1, max_seconds=30)
     await budget.take(MEBI)
-    with pytest.raises(Unavailable, match=r"expected 12\d{5} of 2097152 bytes to become free"):
+    with pytest.raises(Unavailable, match=r"expected 23\d{5} of 3145728 bytes to become free"):
         await decoder.decode(png(200, 200), EIGHT)
     decoder.close()
 
