@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Sequence
+from typing import Any
 
-import httpx
 import pytest
 
 from testbed.sinks import Reply, ScriptedSink, scripted_sink
 from whimbrel.core.cloudevent import Event
 from whimbrel.core.errors import InputRefused, Unavailable
-from whimbrel.eventing.delivery import Delivery
+from whimbrel.eventing.delivery import Delivery, http_client
 from whimbrel.eventing.settings import DeliverySettings
 from whimbrel.eventing.source import Source
 from whimbrel.eventing.unreadable import UNREADABLE_TYPE
@@ -75,20 +75,22 @@ class ListUpstream:
             raise Unavailable("the list is away")
 
 
-async def work(upstream: Upstream, sink: str, until: Callable[[], object], *, grace_seconds: float = 20) -> None:
+QUICK: dict[str, Any] = {
+    "backoff_seconds": 0.01,
+    "backoff_max_seconds": 0.05,
+    "delivery_attempts": 3,
+    "max_in_flight": 3,
+}
+
+
+async def work(upstream: Upstream, sink: str, until: Callable[[], object], **changes: Any) -> None:
     """Run a source until the condition holds, then stop it."""
     stopping = asyncio.Event()
-    settings = DeliverySettings(sink=sink, backoff_seconds=0.01, backoff_max_seconds=0.05, delivery_attempts=3)
-    async with httpx.AsyncClient() as client:
-        source = Source(
-            upstream,
-            Delivery(client, sink, settings, upstream.name, stopping),
-            Delivery(client, sink, settings, f"{upstream.name}-dead-letters", stopping),
-            max_held=6,
-            return_seconds=10,
-            grace_seconds=grace_seconds,
-            stopping=stopping,
-        )
+    settings = DeliverySettings(**(QUICK | {"sink": sink} | changes))
+    async with http_client() as client:
+        delivery = Delivery(client, sink, settings, upstream.name, stopping)
+        letters = Delivery(client, settings.dead_letter_sink or sink, settings, "list-dead-letters", stopping)
+        source = Source(upstream, delivery, letters, settings, stopping)
         running = asyncio.create_task(source.run())
         async with asyncio.timeout(20):
             while not until():  # noqa: ASYNC110 - the condition is a server's, in another thread
@@ -106,7 +108,7 @@ async def test_each_message_is_accepted_or_returned(caplog: pytest.LogCaptureFix
     with scripted_sink(failing) as sink:
         await work(upstream, sink.url, lambda: len(upstream.accepted) + len(upstream.returned) == 7)
     assert sorted(message.body for message in upstream.accepted) == [b"a", b"b", b"c", b"d", b"e"]
-    assert {message.body: delay for message, delay in upstream.returned} == {b"bad": 40.0, b"junk": 40.0}
+    assert {message.body: delay for message, delay in upstream.returned} == {b"bad": 0.2, b"junk": 0.2}
     assert len([event for event in sink.received if event.subject == "bad"]) == 3
     told = [record.message for record in caplog.records if "upstream /lists/1" in record.message]
     assert told == ["upstream /lists/1 is away, waiting for it: the list is away"]

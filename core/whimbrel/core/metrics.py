@@ -8,10 +8,13 @@ _STAGE_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 
 
 SOURCE_EVENTS = Counter(
     "whimbrel_source_events",
-    "Object events by what became of them (accepted, refused, returned, unreadable)",
+    "Object events by what became of them (accepted, refused, exhausted, returned, unreadable)",
     ["source", "outcome"],
 )
 SOURCE_IN_FLIGHT = Gauge("whimbrel_source_in_flight", "Events delivered and not yet answered", ["source"])
+SOURCE_WINDOW = Gauge(
+    "whimbrel_source_window", "Events that may be in flight at once, as the sink bears it", ["source"]
+)
 DELIVERY_SECONDS = Histogram(
     "whimbrel_delivery_seconds",
     "From the first attempt to the sink's answer",
@@ -41,6 +44,9 @@ PREDICTOR_QUEUE_SECONDS = Histogram(
 )
 PREDICTOR_DEVICE_SECONDS = Histogram(
     "whimbrel_predictor_device_seconds", "One batch on the device", ["model", "version"], buckets=_STAGE_BUCKETS
+)
+PREDICTOR_REQUESTS = Counter(
+    "whimbrel_predictor_requests", "Requests by HTTP status (499: the client left)", ["model", "version", "status"]
 )
 PREDICTOR_IMAGES = Counter("whimbrel_predictor_images", "Images by outcome", ["model", "version", "outcome"])
 PREDICTOR_ROLE = Gauge(

@@ -56,6 +56,11 @@ def shutdown() -> None:
         _provider.shutdown()
 
 
+def enabled() -> bool:
+    """Whether spans are exported."""
+    return _provider is not None
+
+
 def span(name: str, parent: Mapping[str, str] = _NOTHING, **attributes: str | int) -> AbstractContextManager[Any]:
     """A span for the length of a block, below the current one, else below the one that `parent` carries."""
     if _provider is None:

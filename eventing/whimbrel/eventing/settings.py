@@ -52,13 +52,23 @@ class DeliverySettings(WaitSettings):
     )
     dead_letter_sink: HttpUrl | None = Field(
         default=None,
-        description="URL for what is unreadable or what the sink refuses; absent: what is unreadable goes to the sink, "
-        "what it refuses stays in the queue",
+        description="URL for what is unreadable, refused by the sink or exhausted; absent: what is unreadable goes to "
+        "the sink, the rest stays in the queue",
     )
-    max_in_flight: int = Field(default=32, ge=1, le=1000, description="events posted at once")
+    max_in_flight: int = Field(
+        default=32, ge=1, le=1000, description="most events posted at once; fewer while the sink is overloaded"
+    )
     # Knative's broker answers when it has delivered, retries included, and drops the event when the poster hangs up.
     sink_timeout_seconds: Seconds = Field(default=120, description="longest wait for the sink's answer")
-    delivery_attempts: int = Field(default=8, ge=1, le=100, description="attempts before an event goes back")
+    delivery_attempts: int = Field(
+        default=8, ge=1, le=100, description="attempts of one round, then the event goes back"
+    )
+    max_rounds: int = Field(
+        default=16,
+        ge=1,
+        le=10_000,
+        description="rounds after which a dead_letter_sink, where one is set, gets the event",
+    )
     backoff_seconds: Seconds = Field(default=0.2, description="pause after the first attempt, doubled after each")
     backoff_max_seconds: Seconds = Field(default=30, description="longest pause between attempts, Retry-After included")
 

@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-import httpx
-
 from whimbrel.eventing import serving
-from whimbrel.eventing.delivery import Delivery
+from whimbrel.eventing.delivery import Delivery, http_client
 from whimbrel.eventing.settings import DeliverySettings
 from whimbrel.eventing.source import Source
 from whimbrel.eventing.upstream import Pushed, Upstream
@@ -31,16 +29,13 @@ def run(settings: DeliverySettings, upstream: Upstream) -> None:
 
 async def deliver_all(settings: DeliverySettings, upstream: Upstream, stopping: asyncio.Event) -> None:
     """Run the loop between an upstream that is open and the sinks of the settings, until the stop."""
-    limits = httpx.Limits(max_connections=2 * settings.max_in_flight, max_keepalive_connections=settings.max_in_flight)
-    async with httpx.AsyncClient(limits=limits, headers={"accept-encoding": "identity"}) as client:
+    async with http_client() as client:
         label = f"{upstream.name}-dead-letters"
         source = Source(
             upstream,
             Delivery(client, settings.sink, settings, upstream.name, stopping),
             Delivery(client, settings.dead_letter_sink or settings.sink, settings, label, stopping),
-            max_held=2 * settings.max_in_flight,
-            return_seconds=settings.backoff_max_seconds,
-            grace_seconds=settings.grace_seconds,
+            settings,
             stopping=stopping,
         )
         await source.run()

@@ -19,8 +19,8 @@ from whimbrel.core.errors import InputRefused
 class Message:
     """What an upstream hands out. `receipt` is the upstream's own word for it, never given twice to what is held.
 
-    `deliveries` counts how often it was handed to a sink, this time included. When a message is given back, the
-    count has grown by the rounds that were tried here: an upstream that can should keep it.
+    `deliveries` counts the rounds of delivery, the next one included. A message that is given back with a delay has
+    the count of its next round: an upstream that can should keep it.
     """
 
     body: bytes
