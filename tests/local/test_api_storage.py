@@ -16,7 +16,7 @@ import pytest
 from testbed.processes import environment
 from whimbrel.local.api import faults, kinds, selectors
 from whimbrel.local.api.storage import Preconditions, Storage
-from whimbrel.local.api.watching import meaning, watch
+from whimbrel.local.api.watching import Watch, meaning, watch
 
 ISVC = kinds.INFERENCE_SERVICE
 
@@ -250,7 +250,23 @@ def test_history_that_is_no_longer_remembered_is_gone(tmp_path: Path) -> None:
         storage.changes(ISVC, None, first)
     with pytest.raises(faults.Gone):
         storage.changes(ISVC, None, storage.version + 1)  # of another life of this file
-    assert len(storage.changes(ISVC, None, storage.version - 5)) == 5
+    assert len(storage.changes(ISVC, None, storage.version - 5).items) == 5
+    storage.close()
+
+
+@pytest.mark.anyio
+async def test_a_watch_of_a_quiet_kind_keeps_up_with_the_history(tmp_path: Path) -> None:
+    storage = Storage(tmp_path / "objects.db", history_rows=5)
+    async with asyncio.timeout(30):
+        with Watch(storage, ISVC, None, storage.version) as place:
+            waiting = asyncio.create_task(place.next())
+            for number in range(20):
+                storage.create(kinds.LEASE, {"metadata": {"name": f"l-{number}"}, "spec": {}})
+                while place.version < storage.version:
+                    await asyncio.sleep(0.001)
+            storage.create(ISVC, an("digits"))
+            changes = await waiting
+    assert changes and [change.object["metadata"]["name"] for change in changes] == ["digits"]
     storage.close()
 
 
@@ -258,7 +274,7 @@ def test_history_is_bounded_in_bytes(tmp_path: Path) -> None:
     storage = Storage(tmp_path / "objects.db", history_bytes=20_000)
     for number in range(5):
         storage.create(kinds.CONFIG_MAP, {"metadata": {"name": f"c-{number}"}, "data": {"x": "y" * 9_000}})
-    assert len(storage.changes(None, None, storage.version - 2)) == 2
+    assert len(storage.changes(None, None, storage.version - 2).items) == 2
     with pytest.raises(faults.Gone):
         storage.changes(None, None, storage.version - 3)
     storage.close()
@@ -293,8 +309,8 @@ async def test_a_watch_tells_every_change_once_and_in_order(storage: Storage) ->
     start, seen = storage.version, []
     writing = asyncio.create_task(asyncio.to_thread(write))
     async with asyncio.timeout(30):
-        async for changes in watch(storage, ISVC, None, start):
-            seen += [(change.type, change.object["metadata"]["name"]) for change in changes]
+        async for change in watch(storage, ISVC, None, start):
+            seen.append((change.type, change.object["metadata"]["name"]))
             if len(seen) >= 150:
                 break
     await writing
@@ -307,7 +323,7 @@ def test_an_object_that_leaves_a_selection_is_deleted_for_its_watchers(storage: 
     found = storage.update(ISVC, {**found, "metadata": {**found["metadata"], "labels": {"a": "c"}}})
     storage.update(ISVC, {**found, "metadata": {**found["metadata"], "labels": {"a": "b"}}})
     storage.delete(ISVC, "default", "digits")
-    seen = [meaning(change, selectors.parse("a=b")) for change in storage.changes(ISVC, None, start)]
+    seen = [meaning(change, selectors.parse("a=b")) for change in storage.changes(ISVC, None, start).items]
     assert [event and event[0] for event in seen] == ["ADDED", "DELETED", "ADDED", "DELETED"]
 
 
@@ -338,6 +354,6 @@ def test_what_was_answered_survives_a_kill_and_versions_go_on(tmp_path: Path) ->
     present = {each["metadata"]["name"] for each in storage.list(kinds.LEASE)}
     assert {f"l-{number}" for number in range(last + 1)} <= present
     assert storage.version >= version
-    assert len(storage.changes(kinds.LEASE, None, version - 100)) >= 100
+    assert len(storage.changes(kinds.LEASE, None, version - 100).items) >= 100
     assert int(storage.create(ISVC, an("digits"))["metadata"]["resourceVersion"]) > version
     storage.close()

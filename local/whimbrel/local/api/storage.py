@@ -20,7 +20,7 @@ from whimbrel.local.api.metadata import Object
 from whimbrel.local.api.rows import Row, Rows
 from whimbrel.local.api.selectors import Selector
 
-__all__ = ["Change", "Object", "Page", "Preconditions", "Storage"]
+__all__ = ["Change", "Changes", "Object", "Page", "Preconditions", "Storage"]
 
 _HISTORY_ROWS = 10_000
 _HISTORY_BYTES = 64 << 20
@@ -46,6 +46,14 @@ class Page:
     items: tuple[Object, ...]
     version: int
     after: tuple[str, str] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """Some changes in order; `version` is where to read on, also where nothing changed."""
+
+    items: tuple[Change, ...]
+    version: int
 
 
 class Storage:
@@ -180,14 +188,14 @@ class Storage:
                 preconditions.check(kind, stored)
             return transaction.delete(kind, stored, propagation)
 
-    def changes(self, kind: Kind | None, namespace: str | None, after: int, *, limit: int = 500) -> tuple[Change, ...]:
+    def changes(self, kind: Kind | None, namespace: str | None, after: int, *, limit: int = 500) -> Changes:
         """What changed after a resourceVersion, oldest first. Raises Gone when that is no longer remembered."""
         with self._lock:
             floor, version = self._rows.counter("floor"), self._rows.counter("version")
             if not floor <= after <= version:
                 raise Gone(f"too old resource version: {after} ({floor} to {version} are remembered); list again")
             rows = self._rows.history(kind.resource if kind else None, namespace, after, limit)
-        return tuple(_change(row) for row in rows)
+        return Changes(tuple(_change(row) for row in rows), rows[-1].version if len(rows) == limit else version)
 
     def on_change(self, listener: Callable[[], None]) -> Callable[[], None]:
         """`listener` is called, on the thread that wrote, after each change; it only wakes. Returns how to end that."""
