@@ -1,0 +1,425 @@
+"""A client's HTTP/1.1 connection: each request waits for a process, is passed on as it comes, and so is its answer.
+
+A request is sent again only when its connection was refused, before a byte of it was sent. 503 with Retry-After:
+nothing was ready in time, or too many requests wait. 502: the process ended in the middle of this request. 504: no
+answer within the service's timeout. Statuses and bodies of the process pass through as they are.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import http
+import logging
+from collections import deque
+from dataclasses import dataclass, field
+from typing import cast
+
+import httptools
+
+from whimbrel.local import loopback
+from whimbrel.local.ingress.outbound import Broken, Outbound, Pool
+from whimbrel.local.ingress.replicas import Overflow, Replica, Replicas
+from whimbrel.local.ingress.routes import Failure, Route, Routes
+
+logger = logging.getLogger(__name__)
+
+_HOP_BY_HOP = frozenset(
+    {b"connection", b"keep-alive", b"proxy-connection", b"proxy-authenticate", b"proxy-authorization"}
+    | {b"te", b"trailer", b"upgrade", b"expect", b"transfer-encoding"}
+)
+_MOST_HEAD_BYTES = 64 * 1024
+_HIGH_WATER = 256 * 1024
+_CONNECT_SECONDS = 5.0
+_REFUSED_PAUSE_SECONDS = 0.02
+_MOST_PIPELINED = 64
+
+
+@dataclass
+class Gate:
+    """What every connection shares. `service` of a connection names the one service behind its port."""
+
+    routes: Routes
+    wait_seconds: float
+    max_in_flight: int
+    pool: Pool = field(default_factory=Pool)
+    in_flight: int = 0
+
+    def route(self, service: str | None, host: str) -> Route:
+        """Raises Failure. On a port of a service's own the Host is no route, but has to be a loopback name."""
+        if service is None:
+            return self.routes.at_host(host)
+        if reason := loopback.refusal(host):
+            raise Failure(403, reason)
+        return self.routes.of_service(service)
+
+    async def place(self, route: Route, replicas: Replicas, deadline: float) -> Replica:
+        """A place at a process of `replicas`. Raises Failure."""
+        left = deadline - asyncio.get_running_loop().time()
+        try:
+            replica = await replicas.take(left) if left > 0 else None
+        except Overflow:
+            raise Failure(
+                503, f"{route.name}: too many requests wait for {replicas.name}", retry_after_seconds=1
+            ) from None
+        if replica is None:
+            raise Failure(503, f"{route.name} is not ready", retry_after_seconds=1)
+        return replica
+
+
+class Inbound(asyncio.Protocol):
+    """One client's connection; `service` is the one behind this port, None where the Host tells."""
+
+    def __init__(self, gate: Gate, service: str | None, open_connections: set[Inbound]) -> None:
+        self.gate, self.service = gate, service
+        self._open = open_connections
+        self._parser = httptools.HttpRequestParser(self)
+        self._transport: asyncio.Transport | None = None
+        self._exchanges: deque[Exchange] = deque()
+        self._head_bytes = 0
+        self._ending = False
+
+    @property
+    def idle(self) -> bool:
+        return not self._exchanges
+
+    def write(self, data: bytes) -> None:
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write(data)
+
+    def pause(self) -> None:
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.pause_reading()
+
+    def resume(self) -> None:
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.resume_reading()
+
+    def close(self) -> None:
+        """After what is written."""
+        self._ending = True
+        if self._transport is not None:
+            self._transport.close()
+
+    def cut(self) -> None:
+        """An answer that broke off must not look complete."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    def end_when_idle(self) -> None:
+        self._ending = True
+        if self.idle:
+            self.close()
+
+    def finished(self, exchange: Exchange, *, keep: bool) -> None:
+        """The next request on this connection may begin."""
+        if self._exchanges and self._exchanges[0] is exchange:
+            self._exchanges.popleft()
+        if not keep or (self._ending and not self._exchanges):
+            self.close()
+        elif self._exchanges:
+            self._exchanges[0].start()
+        else:
+            self.resume()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self._transport.set_write_buffer_limits(high=_HIGH_WATER)
+        self._open.add(self)
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            self._refuse(501, "expected HTTP/1.1 without an upgrade to another protocol")
+        except httptools.HttpParserError as error:
+            self._refuse(400, f"expected HTTP/1.1: {error}")
+
+    def eof_received(self) -> None:
+        return None  # and the transport closes
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._open.discard(self)
+        for exchange in self._exchanges:
+            exchange.client_left()
+
+    def pause_writing(self) -> None:
+        if self._exchanges:
+            self._exchanges[0].pause_answer()
+
+    def resume_writing(self) -> None:
+        if self._exchanges:
+            self._exchanges[0].resume_answer()
+
+    # What the parser calls.
+
+    def on_message_begin(self) -> None:
+        self._head_bytes = 0
+        self._current = Exchange(self)
+
+    def on_url(self, url: bytes) -> None:
+        self._count(len(url))
+        self._current.target += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._count(len(name) + len(value) + 4)
+        self._current.headers.append((name.lower(), value))
+
+    def on_headers_complete(self) -> None:
+        exchange = self._current
+        exchange.method = self._parser.get_method()
+        exchange.version = self._parser.get_http_version()
+        exchange.keep_alive = self._parser.should_keep_alive()
+        self._exchanges.append(exchange)
+        if len(self._exchanges) == 1:
+            exchange.start()
+        else:  # a client that does not wait for answers: not faster than they are given
+            self.pause()
+            if len(self._exchanges) > _MOST_PIPELINED:
+                self.cut()
+
+    def on_body(self, part: bytes) -> None:
+        self._current.request_part(part)
+
+    def on_message_complete(self) -> None:
+        self._current.request_complete()
+
+    def _count(self, size: int) -> None:
+        self._head_bytes += size
+        if self._head_bytes > _MOST_HEAD_BYTES:
+            raise httptools.HttpParserError(f"a head of more than {_MOST_HEAD_BYTES} bytes")
+
+    def _refuse(self, status: int, why: str) -> None:
+        if self.idle:
+            self.write(_own_answer(Failure(status, why), keep=False, head_only=False))
+            self.close()
+        else:
+            self.cut()
+
+
+class Exchange:
+    """One request and its answer."""
+
+    def __init__(self, client: Inbound) -> None:
+        self._client = client
+        self.method = b""
+        self.version = "1.1"
+        self.target = b""
+        self.headers: list[tuple[bytes, bytes]] = []
+        self.keep_alive = True
+        self._outbound: Outbound | None = None
+        self._held: list[bytes] = []  # of the body, before there is a process
+        self._held_bytes = 0
+        self._body_complete = False
+        self._chunked_request = False
+        self._chunked_answer = False
+        self._answer_begun = False
+        self._answer: list[bytes] = []
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._run())
+
+    def client_left(self) -> None:
+        """A client that hangs up takes its request back."""
+        if self._task is not None:
+            self._task.cancel()
+
+    # The request, as it comes in.
+
+    def request_part(self, part: bytes) -> None:
+        if self._outbound is not None:
+            self._outbound.write(self._framed(part))
+            return
+        self._held.append(part)
+        self._held_bytes += len(part)
+        if self._held_bytes > _HIGH_WATER:
+            self._client.pause()
+
+    def request_complete(self) -> None:
+        self._body_complete = True
+        if self._outbound is not None and self._chunked_request:
+            self._outbound.write(b"0\r\n\r\n")
+
+    def pause_request(self) -> None:
+        self._client.pause()
+
+    def resume_request(self) -> None:
+        self._client.resume()
+
+    # The answer, as it comes back.
+
+    def answer_head(self, status: int, reason: bytes, headers: list[tuple[bytes, bytes]]) -> None:
+        named = _named_by_connection(headers)
+        kept = [(name, value) for name, value in headers if name not in _HOP_BY_HOP and name not in named]
+        has_length = any(name == b"content-length" for name, _ in kept)
+        bodiless = self.method == b"HEAD" or status in (204, 304)
+        self._chunked_answer = not has_length and not bodiless and self.version == "1.1"
+        if not has_length and not bodiless and not self._chunked_answer:
+            self.keep_alive = False  # HTTP/1.0: the end of the connection is the end of the body
+        lines = [b"HTTP/1.1 %d %b\r\n" % (status, reason or _reason(status))]
+        lines += [b"%b: %b\r\n" % pair for pair in kept]
+        if self._chunked_answer:
+            lines.append(b"transfer-encoding: chunked\r\n")
+        if not self.keep_alive:
+            lines.append(b"connection: close\r\n")
+        elif self.version == "1.0":
+            lines.append(b"connection: keep-alive\r\n")
+        lines.append(b"\r\n")
+        self._answer_begun = True
+        self._answer.extend(lines)
+
+    def answer_part(self, part: bytes) -> None:
+        self._answer.append(b"%x\r\n%b\r\n" % (len(part), part) if self._chunked_answer else part)
+
+    def answer_flush(self) -> None:
+        if self._answer:
+            self._client.write(b"".join(self._answer))
+            self._answer.clear()
+
+    def pause_answer(self) -> None:
+        if self._outbound is not None:
+            self._outbound.pause()
+
+    def resume_answer(self) -> None:
+        if self._outbound is not None:
+            self._outbound.resume()
+
+    async def _run(self) -> None:
+        gate = self._client.gate
+        if gate.in_flight >= gate.max_in_flight:
+            self._fail(Failure(503, f"{gate.max_in_flight} requests wait already", retry_after_seconds=1))
+            return
+        gate.in_flight += 1
+        try:
+            await self._exchange(gate)
+        except Failure as failure:
+            self._fail(failure)
+        except (Broken, OSError) as error:
+            logger.warning("a process ended in the middle of a request: %s", error)
+            self._fail(Failure(502, f"the process ended in the middle of the request: {error}"))
+        finally:
+            gate.in_flight -= 1
+
+    async def _exchange(self, gate: Gate) -> None:
+        route = gate.route(self._client.service, self._host())
+        replicas = route.choose()
+        clock = asyncio.get_running_loop().time
+        replicas.arrive(clock())
+        try:
+            async with asyncio.timeout(route.timeout_seconds) as limit:
+                replica, outbound = await self._reach(gate, route, replicas)
+                try:
+                    self._send(outbound)
+                    await outbound.head
+                    limit.reschedule(None)
+                    await outbound.done
+                    self._finish(outbound)
+                finally:
+                    self._outbound = None
+                    gate.pool.keep(replica.address.http_port, outbound)
+                    replicas.give_back(replica)
+        except TimeoutError:
+            raise Failure(504, f"{route.name}: no answer within {route.timeout_seconds:g} s") from None
+        finally:
+            replicas.leave(clock())
+
+    async def _reach(self, gate: Gate, route: Route, replicas: Replicas) -> tuple[Replica, Outbound]:
+        """A place and a connection to its process, tried again while the connection is refused."""
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + min(gate.wait_seconds, route.timeout_seconds)
+        while True:
+            replica = await gate.place(route, replicas, deadline)
+            try:
+                async with asyncio.timeout(_CONNECT_SECONDS):
+                    return replica, await gate.pool.connect(replica.address.http_port)
+            except (OSError, TimeoutError):
+                replicas.give_back(replica)
+                await asyncio.sleep(_REFUSED_PAUSE_SECONDS)
+            except BaseException:
+                replicas.give_back(replica)
+                raise
+
+    def _send(self, outbound: Outbound) -> None:
+        """The head and what has come of the body; the rest follows as it comes."""
+        outbound.begin(self, no_body=self.method == b"HEAD")
+        named = _named_by_connection(self.headers)
+        expects = any(name == b"expect" for name, _ in self.headers)
+        kept = [(name, value) for name, value in self.headers if name not in _HOP_BY_HOP and name not in named]
+        if _is_absolute(self.target):  # its host takes the place of the header's
+            kept = [(name, value) for name, value in kept if name != b"host"]
+            kept.append((b"host", self._host().encode("latin-1")))
+        self._chunked_request = any(name == b"transfer-encoding" for name, _ in self.headers)
+        if self._chunked_request:
+            kept = [(name, value) for name, value in kept if name != b"content-length"]
+            kept.append((b"transfer-encoding", b"chunked"))
+        lines = [b"%b %b HTTP/1.1\r\n" % (self.method, _path(self.target))]
+        lines += [b"%b: %b\r\n" % pair for pair in kept]
+        lines.append(b"\r\n")
+        self._outbound = outbound
+        outbound.write(b"".join(lines + [self._framed(part) for part in self._held]))
+        if self._body_complete and self._chunked_request:
+            outbound.write(b"0\r\n\r\n")
+        if self._held_bytes > _HIGH_WATER:
+            self._client.resume()
+        self._held.clear()
+        if expects and not self._body_complete:
+            self._client.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def _framed(self, part: bytes) -> bytes:
+        return b"%x\r\n%b\r\n" % (len(part), part) if self._chunked_request else part
+
+    def _finish(self, outbound: Outbound) -> None:
+        if self._chunked_answer:
+            self._answer.append(b"0\r\n\r\n")
+        self.answer_flush()
+        if not self._body_complete:
+            outbound.reusable = False  # it answered before it had read everything
+        self._client.finished(self, keep=self.keep_alive and self._body_complete)
+
+    def _fail(self, failure: Failure) -> None:
+        if self._answer_begun:
+            self._client.cut()
+            return
+        keep = self.keep_alive and self._body_complete
+        self._client.write(_own_answer(failure, keep=keep, head_only=self.method == b"HEAD"))
+        self._client.finished(self, keep=keep)
+
+    def _host(self) -> str:
+        if _is_absolute(self.target):
+            return self.target[len(b"http://") :].partition(b"/")[0].decode("latin-1")
+        return next((value.decode("latin-1") for name, value in self.headers if name == b"host"), "")
+
+
+def _is_absolute(target: bytes) -> bool:
+    """As a client asks a proxy."""
+    return target.startswith(b"http://")
+
+
+def _path(target: bytes) -> bytes:
+    if _is_absolute(target):
+        return b"/" + target[len(b"http://") :].partition(b"/")[2]
+    return target
+
+
+def _named_by_connection(headers: list[tuple[bytes, bytes]]) -> frozenset[bytes]:
+    """The headers that a Connection header names belong to that connection alone."""
+    named = [value for name, value in headers if name == b"connection"]
+    return frozenset(part.strip().lower() for value in named for part in value.split(b",")) if named else frozenset()
+
+
+def _own_answer(failure: Failure, *, keep: bool, head_only: bool) -> bytes:
+    body = failure.body()
+    lines = [b"HTTP/1.1 %d %b" % (failure.status, _reason(failure.status)), b"content-type: application/json"]
+    lines.append(b"content-length: %d" % len(body))
+    if failure.retry_after_seconds is not None:
+        lines.append(b"retry-after: %d" % failure.retry_after_seconds)
+    if not keep:
+        lines.append(b"connection: close")
+    return b"\r\n".join([*lines, b"", b"" if head_only else body])
+
+
+def _reason(status: int) -> bytes:
+    with contextlib.suppress(ValueError):
+        return http.HTTPStatus(status).phrase.encode()
+    return b""

@@ -1,0 +1,425 @@
+"""The gateway in front of real small servers: it waits, streams, passes on, and says what it cannot do."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import httpx
+import pytest
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route as Path
+
+from whimbrel.core.sockets import listening_socket
+from whimbrel.local.ingress.http1 import Gate
+from whimbrel.local.ingress.listener import Listener
+from whimbrel.local.ingress.replicas import Replica, Replicas
+from whimbrel.local.ingress.routes import Route, Routes, Share
+from whimbrel.local.processes import Address
+
+pytestmark = pytest.mark.anyio
+
+HOST = "one.default.localhost"
+
+
+@dataclass
+class Behind:
+    """A revision whose processes the test adds, and the ports in front of it."""
+
+    replicas: Replicas
+    gateway_port: int
+    service_port: int
+
+    def becomes_ready(self, port: int) -> Replica:
+        return self.replicas.add(f"pod-{port}", Address(port))
+
+    async def waiting(self, count: int) -> None:
+        await until(lambda: self.replicas.busy >= count)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+
+@asynccontextmanager
+async def serving(*routes: Path) -> AsyncIterator[int]:
+    with listening_socket("127.0.0.1", 0) as opened:
+        server = uvicorn.Server(uvicorn.Config(Starlette(routes=list(routes)), lifespan="off", log_config=None))
+        serving = asyncio.create_task(server._serve(sockets=[opened]))
+        try:
+            yield int(opened.getsockname()[1])
+        finally:
+            server.should_exit = True
+            await serving
+
+
+@asynccontextmanager
+async def gateway(
+    *, wait_seconds: float = 20, timeout_seconds: float = 30, max_in_flight: int = 100, limit: int = 0
+) -> AsyncIterator[tuple[Behind, httpx.AsyncClient]]:
+    """A revision, and a client of the gateway's port that routes by host."""
+    replicas = Replicas("one-00001", limit=limit)
+    route, routes = Route("one", (Share(100, replicas),), timeout_seconds), Routes()
+    routes.replace({HOST: route}, {"one": route})
+    gate = Gate(routes, wait_seconds, max_in_flight)
+    sockets = [listening_socket("127.0.0.1", 0) for _ in range(2)]
+    listeners = [Listener(gate, sockets[0]), Listener(gate, sockets[1], "one")]
+    for listener in listeners:
+        await listener.start()
+    ports = [int(each.getsockname()[1]) for each in sockets]
+    url = f"http://127.0.0.1:{ports[0]}"
+    try:
+        async with httpx.AsyncClient(base_url=url, headers={"host": HOST}, timeout=30, trust_env=False) as client:
+            yield Behind(replicas, *ports), client
+    finally:
+        for listener in listeners:
+            await listener.stop()
+        gate.pool.close()
+    assert replicas.busy == 0
+
+
+async def echo(request: Request) -> Response:
+    return JSONResponse(
+        {
+            "method": request.method,
+            "path": request.scope["raw_path"].decode(),
+            "query": request.url.query,
+            "body": (await request.body()).decode(),
+            "host": request.headers["host"],
+            "ce-id": request.headers.get("ce-id"),
+        },
+        status_code=int(request.query_params.get("status", 200)),
+        headers={"retry-after": "7"},
+    )
+
+
+ECHO = Path("/{path:path}", echo, methods=["GET", "POST", "PUT", "DELETE"])
+
+
+@pytest.mark.parametrize("status", [200, 202, 404, 409, 415, 422, 429, 500, 503])
+async def test_a_request_and_its_answer_pass_through_as_they_are(status: int) -> None:
+    async with serving(ECHO) as port, gateway() as (behind, client):
+        behind.becomes_ready(port)
+
+        answer = await client.put(f"/v2/a%2Fb/c?status={status}&x=%20", content=b"body", headers={"ce-id": "1"})
+
+    assert answer.status_code == status
+    assert answer.headers["retry-after"] == "7"
+    assert answer.json() == {
+        "method": "PUT",
+        "path": "/v2/a%2Fb/c",
+        "query": f"status={status}&x=%20",
+        "body": "body",
+        "host": "one.default.localhost",
+        "ce-id": "1",
+    }
+
+
+async def test_a_request_waits_while_the_process_starts() -> None:
+    async with serving(ECHO) as port, gateway() as (behind, client):
+        waiting = asyncio.create_task(client.post("/", content=b"early"))
+        await behind.waiting(1)
+        assert not waiting.done()
+
+        behind.becomes_ready(port)
+
+        assert (await waiting).json()["body"] == "early"
+
+
+async def test_a_refused_connection_is_tried_again_and_the_body_is_sent_once() -> None:
+    with listening_socket("127.0.0.1", 0) as unused:
+        gone = unused.getsockname()[1]
+    async with serving(ECHO) as port, gateway() as (behind, client):
+        dead = behind.becomes_ready(gone)  # its process has ended, which nobody noticed yet
+        waiting = asyncio.create_task(client.post("/", content=b"once"))
+        await behind.waiting(1)
+
+        await behind.replicas.remove(dead, 0)
+        behind.becomes_ready(port)
+
+        assert (await waiting).json()["body"] == "once"
+
+
+async def test_a_process_that_is_not_ready_in_time_is_503_with_retry_after() -> None:
+    async with gateway(wait_seconds=0.1) as (_, client):
+        answer = await client.post("/", content=b"x")
+
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+    assert answer.json()["error"] == "one is not ready"
+
+
+async def test_more_requests_than_allowed_are_503() -> None:
+    async with serving(ECHO) as port, gateway(max_in_flight=1) as (behind, client):
+        first = asyncio.create_task(client.get("/"))
+        await behind.waiting(1)
+        refused = await client.get("/")
+        behind.becomes_ready(port)
+        assert (await first).status_code == 200
+
+    assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+
+
+async def test_an_unknown_host_is_404_and_names_the_known_ones() -> None:
+    async with gateway() as (_, client):
+        answer = await client.get("/", headers={"host": "other.default.localhost:1234"})
+
+    assert answer.status_code == 404
+    assert answer.json()["error"].endswith("'other.default.localhost'; known are one.default.localhost")
+
+
+@pytest.mark.parametrize(
+    ("host", "status"), [("localhost:1", 200), ("127.9.9.9", 200), ("[::1]:80", 200), ("page.example:1", 403)]
+)
+async def test_a_port_of_a_services_own_takes_loopback_names_alone(host: str, status: int) -> None:
+    async with serving(ECHO) as port, gateway() as (behind, client):
+        behind.becomes_ready(port)
+        answer = await client.get(f"http://127.0.0.1:{behind.service_port}/", headers={"host": host})
+
+    assert answer.status_code == status
+
+
+async def hung_up(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        continue
+
+
+async def test_no_answer_in_time_is_504() -> None:
+    async def never(request: Request) -> Response:
+        await hung_up(request)
+        return Response()
+
+    async with serving(Path("/", never)) as port, gateway(timeout_seconds=0.2) as (behind, client):
+        behind.becomes_ready(port)
+        answer = await client.get("/")
+
+    assert answer.status_code == 504
+
+
+async def test_a_process_that_ends_in_the_middle_is_502() -> None:
+    async def die(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+
+    async with raw_server(die) as port, gateway() as (behind, client):
+        behind.becomes_ready(port)
+        answer = await client.post("/", content=b"x")
+
+    assert answer.status_code == 502
+
+
+async def test_an_answer_that_breaks_off_is_cut_off_too() -> None:
+    async def die(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nhalf")
+        await writer.drain()
+
+    async with raw_server(die) as port, gateway() as (behind, client):
+        behind.becomes_ready(port)
+        with pytest.raises(httpx.RemoteProtocolError):
+            await client.get("/")
+
+
+@asynccontextmanager
+async def raw_server(
+    answer: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]],
+) -> AsyncIterator[int]:
+    async def answer_and_close(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            await answer(reader, writer)
+        finally:
+            writer.close()
+            await writer.wait_closed()
+
+    server = await asyncio.start_server(answer_and_close, "127.0.0.1", 0)
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        server.close()
+
+
+async def test_a_request_is_passed_on_as_it_comes() -> None:
+    seen = asyncio.Event()
+
+    async def collect(request: Request) -> Response:
+        body = b""
+        async for part in request.stream():
+            body += part
+            seen.set()
+        return Response(body)
+
+    async def parts() -> AsyncIterator[bytes]:
+        yield b"first"
+        await asyncio.wait_for(seen.wait(), 20)
+        yield b"second"
+
+    async with serving(Path("/", collect, methods=["POST"])) as port, gateway() as (behind, client):
+        behind.becomes_ready(port)
+        answer = await client.post("/", content=parts())
+
+    assert answer.content == b"firstsecond"
+
+
+async def test_an_answer_is_passed_on_as_it_comes() -> None:
+    seen = asyncio.Event()
+
+    async def slowly(request: Request) -> Response:
+        async def parts() -> AsyncIterator[bytes]:
+            yield b"first"
+            await seen.wait()
+            yield b"second"
+
+        return StreamingResponse(parts())
+
+    async with serving(Path("/", slowly)) as port, gateway() as (behind, client):
+        behind.becomes_ready(port)
+        async with client.stream("GET", "/") as answer:
+            received = answer.aiter_bytes()
+            assert await anext(received) == b"first"
+            seen.set()
+            assert await anext(received) == b"second"
+
+
+async def test_a_client_that_hangs_up_takes_its_request_back() -> None:
+    started, cancelled = asyncio.Event(), asyncio.Event()
+
+    async def slow(request: Request) -> Response:
+        started.set()
+        await hung_up(request)
+        cancelled.set()
+        return Response()
+
+    async with serving(Path("/", slow)) as port, gateway() as (behind, client):
+        behind.becomes_ready(port)
+        asking = asyncio.create_task(client.get("/"))
+        await asyncio.wait_for(started.wait(), 20)
+
+        asking.cancel()
+
+        await asyncio.wait_for(cancelled.wait(), 20)
+    assert asking.cancelled()
+
+
+async def test_a_full_process_gets_no_more_and_nobody_is_refused() -> None:
+    most, now, release = 0, 0, asyncio.Event()
+
+    async def slow(request: Request) -> Response:
+        nonlocal most, now
+        now += 1
+        most = max(most, now)
+        await release.wait()
+        now -= 1
+        return Response()
+
+    async with serving(Path("/", slow)) as port, gateway(limit=3) as (behind, client):
+        behind.becomes_ready(port)
+        asking = [asyncio.create_task(client.get("/")) for _ in range(20)]
+        await behind.waiting(20)
+        await until(lambda: now == 3)
+        release.set()
+        answers = await asyncio.gather(*asking)
+
+    assert [answer.status_code for answer in answers] == [200] * 20
+    assert most == 3
+
+
+async def test_a_process_that_leaves_finishes_what_it_has_and_gets_no_more() -> None:
+    release = asyncio.Event()
+
+    async def slow(request: Request) -> Response:
+        await release.wait()
+        return Response(b"old")
+
+    async def quick(request: Request) -> Response:
+        return Response(b"new")
+
+    async with serving(Path("/", slow)) as old, serving(Path("/", quick)) as new, gateway() as (behind, client):
+        leaving = behind.becomes_ready(old)
+        asked = asyncio.create_task(client.get("/"))
+        await until(lambda: leaving.in_flight == 1)
+        drained = asyncio.create_task(behind.replicas.remove(leaving, 20))
+        behind.becomes_ready(new)
+        assert (await client.get("/")).content == b"new"
+        assert not drained.done()
+
+        release.set()
+
+        assert (await asked).content == b"old"
+        assert await drained
+
+
+@pytest.mark.parametrize("length", [True, False])
+async def test_a_large_body_comes_through_both_ways(length: bool) -> None:
+    async def back(request: Request) -> Response:
+        body = await request.body()
+        return Response(body) if length else StreamingResponse(iter([body[:1000], body[1000:]]))
+
+    sent = bytes(range(256)) * 40_000  # 10 MB
+    async with serving(Path("/", back, methods=["POST"])) as port, gateway() as (behind, client):
+        asking = asyncio.create_task(client.post("/", content=sent))
+        await behind.waiting(1)
+        behind.becomes_ready(port)
+        answer = await asking
+
+    assert answer.content == sent
+
+
+async def test_requests_that_come_all_at_once_on_one_connection_are_answered_in_order() -> None:
+    async with serving(ECHO) as port, gateway() as (behind, _):
+        behind.becomes_ready(port)
+        reader, writer = await asyncio.open_connection("127.0.0.1", behind.gateway_port)
+        request = b"GET /%d HTTP/1.1\r\nhost: " + HOST.encode() + b"\r\n%b\r\n"
+        writer.write(
+            b"".join(request % (number, b"connection: close\r\n" if number == 4 else b"") for number in range(5))
+        )
+        answered = await asyncio.wait_for(reader.read(), 20)
+        writer.close()
+        await writer.wait_closed()
+
+    assert answered.count(b"HTTP/1.1 200 OK") == 5
+    places = [answered.index(b'"path":"/%d"' % number) for number in range(5)]
+    assert places == sorted(places)
+
+
+@pytest.mark.parametrize(
+    ("request_bytes", "wanted"),
+    [
+        (b"GET / HTTP/1.0\r\nhost: one.default.localhost\r\n\r\n", b"HTTP/1.1 200"),
+        (b"HEAD / HTTP/1.1\r\nhost: one.default.localhost\r\nconnection: close\r\n\r\n", b"HTTP/1.1 200"),
+        (b"GET http://one.default.localhost/x HTTP/1.0\r\n\r\n", b'"path":"/x"'),
+        (b"nonsense\r\n\r\n", b"HTTP/1.1 400"),
+        (b"GET / HTTP/1.1\r\nx: " + b"y" * 70_000 + b"\r\n\r\n", b"HTTP/1.1 400"),
+        (b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 1\r\ntransfer-encoding: chunked\r\n\r\n", b"HTTP/1.1 400"),
+    ],
+    ids=["1.0", "head", "proxy", "nonsense", "long", "smuggled"],
+)
+async def test_other_ways_to_ask(request_bytes: bytes, wanted: bytes) -> None:
+    async with serving(ECHO) as port, gateway() as (behind, _):
+        behind.becomes_ready(port)
+        reader, writer = await asyncio.open_connection("127.0.0.1", behind.gateway_port)
+        writer.write(request_bytes)
+        answered = await asyncio.wait_for(reader.read(), 20)
+        writer.close()
+        await writer.wait_closed()
+
+    assert wanted in answered, answered
+
+
+async def test_a_body_is_asked_for_with_100_continue() -> None:
+    async with serving(ECHO) as port, gateway() as (behind, _):
+        behind.becomes_ready(port)
+        reader, writer = await asyncio.open_connection("127.0.0.1", behind.gateway_port)
+        head = b"POST / HTTP/1.1\r\nhost: %b\r\ncontent-length: 4\r\nexpect: 100-continue\r\nconnection: close\r\n\r\n"
+        writer.write(head % HOST.encode())
+        assert await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 20) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        writer.write(b"body")
+        answered = await asyncio.wait_for(reader.read(), 20)
+        writer.close()
+        await writer.wait_closed()
+
+    assert b'"body":"body"' in answered
