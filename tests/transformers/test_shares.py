@@ -12,8 +12,9 @@ import pytest
 from testbed.images import object_event, png
 from testbed.predictors import Predictor, running_predictor
 from testbed.stores import Store
-from testbed.transformers import running_transformer
+from testbed.transformers import Transformer, running_transformer
 from whimbrel.core import cloudevent
+from whimbrel.core.tensors import VERSION_HEADER
 from whimbrel.predictors.null_network import null_network
 
 if TYPE_CHECKING:
@@ -51,6 +52,23 @@ def test_a_redelivery_meets_the_version_that_answered_before(
                 answer = client.post(f"{running.url}/events", headers=headers, content=body)
                 (reply,) = cloudevent.parse(answer.headers, answer.content)
                 replies[event.id].add(reply.id)
+        for number in range(12):
+            image = {"content-type": "image/png", "x-request-id": str(number)}
+            asked = {each: ask(client, running, image | {VERSION_HEADER: each}) for each in ("first", "second")}
+            assert asked == {"first": ("first", "class-7"), "second": ("second", "other-7")}
+        absent = client.post(predict_url(running), content=png(7), headers=image | {VERSION_HEADER: "third"})
+        assert (absent.status_code, "third" in absent.json()["error"]) == (404, True), absent.text
     assert [len(each) for each in replies.values()] == [1] * len(events)
     assert len({reply.split("/")[-1] for each in replies.values() for reply in each}) == 2
     assert f'"request_id": "2-{events[0].id}"' in running.process.output()
+
+
+def predict_url(transformer: Transformer) -> str:
+    return f"{transformer.url}/v1/models/digits:predict"
+
+
+def ask(client: httpx.Client, transformer: Transformer, headers: dict[str, str]) -> tuple[str, str]:
+    """Which version answers, and its best label."""
+    answer = client.post(predict_url(transformer), content=png(7), headers=headers)
+    assert answer.status_code == 200, answer.text
+    return answer.headers[VERSION_HEADER], answer.json()["predictions"][0][0]["label"]

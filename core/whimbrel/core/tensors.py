@@ -14,7 +14,7 @@ PRESET_DIGEST = "preset_digest"  # which preset the tensor was prepared by
 TOP_K = "top_k"
 TIMEOUT = "timeout"  # microseconds from arrival, as Triton has it; after it nobody waits for the answer
 
-# Parameters of a response.
+# Parameters of a response; in a request, the version names the one that is asked.
 MODEL_VERSION = "model_version"
 MODEL_DIGEST = "model_digest"
 

@@ -15,6 +15,7 @@ from whimbrel.core.errors import InputRefused, PresetMismatch
 from whimbrel.core.kserve_sdk import InferInput, InferRequest, to_http_parameters
 from whimbrel.core.tensors import (
     IMAGES,
+    MODEL_VERSION,
     PRESET_DIGEST,
     REQUEST_ID_HEADER,
     TIMEOUT,
@@ -90,9 +91,16 @@ def timeout_of(headers: Mapping[str, str]) -> float | None:
 
 
 def version_of(payload: Any, headers: Mapping[str, str]) -> str | None:
-    """The version that the request names: V2's own field, or the header."""
-    named = payload.model_version if isinstance(payload, InferRequest) else None
-    return named or headers.get(VERSION_HEADER)
+    """The version that the request names: V2's own field, the parameter of the transformer's requests, or the header.
+
+    Raises InputRefused for a parameter that is no string.
+    """
+    if not isinstance(payload, InferRequest):
+        return headers.get(VERSION_HEADER)
+    named = to_http_parameters(payload.parameters or {}).get(MODEL_VERSION)
+    if not isinstance(named, str | None):
+        raise InputRefused(f"expected a string as parameters.{MODEL_VERSION}, seen {named!r:.80}")
+    return payload.model_version or named or headers.get(VERSION_HEADER)
 
 
 def key_of(payload: Any, headers: Mapping[str, str]) -> str:

@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 class Answering(Protocol):
     """A predictor, whoever made it: it has the image prepared by the preset that it needs."""
 
-    async def classify(self, prepare: Prepare, key: str) -> Answer: ...
+    async def classify(self, prepare: Prepare, key: str, version: str | None = None) -> Answer: ...
 
     async def close(self) -> None: ...
 
@@ -34,8 +34,9 @@ class Classifier:
     def __init__(self, decoder: Decoder, predictor: Answering) -> None:
         self._decoder, self._predictor = decoder, predictor
 
-    async def classify(self, content: bytes, timing: Timing, key: str) -> Answer:
-        """`key` is what a second try for this image has again: a split between versions decides by it.
+    async def classify(self, content: bytes, timing: Timing, key: str, version: str | None = None) -> Answer:
+        """`key` is what a second try for this image has again: a split between versions decides by it, unless
+        `version` names the one that is asked.
 
         Raises what `Decoder.decode` and `Answering.classify` raise.
         """
@@ -45,7 +46,7 @@ class Classifier:
                 return await self._decoder.decode(content, preset)
 
         with timing.stage(PREDICT):
-            return await self._predictor.classify(prepare, key)
+            return await self._predictor.classify(prepare, key, version)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from whimbrel.core import tracing
 from whimbrel.core.errors import InputRefused, Unavailable
 from whimbrel.core.package import digest_of_json
 from whimbrel.core.results import Prediction, ResultModel
+from whimbrel.core.tensors import VERSION_HEADER
 from whimbrel.transformers.answers import Answer
 from whimbrel.transformers.contract import Contract
 from whimbrel.transformers.predictor import Prepare
@@ -40,20 +41,22 @@ class ForeignPredictor:
         self._contract, self._exchange, self._model_name, self._top_k = contract, exchange, model_name, top_k
         self._stated = contract.model_dump(mode="json")
 
-    async def classify(self, prepare: Prepare, key: str) -> Answer:
-        """Raises what `prepare` raises, NotFound, QuotaExceeded and Unavailable."""
+    async def classify(self, prepare: Prepare, key: str, version: str | None = None) -> Answer:
+        """Raises what `prepare` raises, NotFound, QuotaExceeded and Unavailable; InputRefused for a named `version`."""
+        if version is not None:
+            raise InputRefused(f"expected no {VERSION_HEADER} for a predictor of another maker, seen {version!r}")
         image = await prepare(self._contract.preset)
         tensor = await asyncio.to_thread(self._contract.tensor, image)
         with tracing.span("transformer.predict"):
             try:
-                scores, version = await self._exchange.ask(tensor, key)
+                scores, answered_by = await self._exchange.ask(tensor, key)
             except InputRefused as error:
                 raise Unavailable(f"{error}; is the setting predictor_contract right?") from None
         try:
             probabilities = self._contract.probabilities(scores)
         except ValueError as error:
             raise Unavailable(f"predictor of {self._model_name!r}: {error}; see predictor_contract") from None
-        return Answer(self._best(probabilities), self._model(version or UNKNOWN_VERSION))
+        return Answer(self._best(probabilities), self._model(answered_by or UNKNOWN_VERSION))
 
     async def close(self) -> None:
         await self._exchange.close()

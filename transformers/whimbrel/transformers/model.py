@@ -10,7 +10,7 @@ from typing import Any
 
 from whimbrel.core.errors import InputRefused, WhimbrelError
 from whimbrel.core.kserve_sdk import InferRequest, InferResponse, Model
-from whimbrel.core.tensors import REQUEST_ID_HEADER
+from whimbrel.core.tensors import REQUEST_ID_HEADER, VERSION_HEADER
 from whimbrel.transformers import replies
 from whimbrel.transformers.answers import Answer
 from whimbrel.transformers.classifier import Classifier, counted, log_answer
@@ -25,9 +25,10 @@ _IMAGES_AT_ONCE = 16
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A request, read. `v2` is None for a V1 request."""
+    """A request, read. `v2` is None for a V1 request; `version` names the one that is asked, if any."""
 
     request_id: str
+    version: str | None
     images: list[AskedImage]
     v2: InferRequest | None
 
@@ -51,14 +52,15 @@ class TransformerModel(Model):  # type: ignore[misc]
 
     async def preprocess(self, payload: Any, headers: Mapping[str, str] | None = None) -> Asked:
         given = headers or {}
-        request_id = given.get(REQUEST_ID_HEADER) or uuid.uuid4().hex
+        request_id, version = given.get(REQUEST_ID_HEADER) or uuid.uuid4().hex, given.get(VERSION_HEADER)
         if isinstance(payload, InferRequest):
-            return Asked(request_id, await asyncio.to_thread(images_of_v2, payload), payload)
+            named = payload.model_version or version
+            return Asked(request_id, named, await asyncio.to_thread(images_of_v2, payload), payload)
         images = await asyncio.to_thread(images_of_v1, payload, given)
         most = self._codec.max_images
         if most is not None and len(images) > most:
             raise InputRefused(f"expected at most {most} images a request for this reply format, seen {len(images)}")
-        return Asked(request_id, images, None)
+        return Asked(request_id, version, images, None)
 
     async def predict(
         self, payload: Asked, headers: Mapping[str, str] | None = None, response_headers: dict[str, str] | None = None
@@ -67,7 +69,7 @@ class TransformerModel(Model):  # type: ignore[misc]
 
         async def classified(image: AskedImage) -> Answer:
             async with slots:
-                return await self._classify(image, payload.request_id)
+                return await self._classify(image, payload)
 
         try:
             async with asyncio.TaskGroup() as group:
@@ -98,12 +100,12 @@ class TransformerModel(Model):  # type: ignore[misc]
             for name, (datatype, dimensions) in replies.V2_OUTPUTS.items()
         ]
 
-    async def _classify(self, image: AskedImage, request_id: str) -> Answer:
+    async def _classify(self, image: AskedImage, asked: Asked) -> Answer:
         timing = Timing()
         try:
             with counted():
                 async with self._images.opened(image.source, timing) as content:
-                    answer = await self._classifier.classify(content, timing, request_id)
+                    answer = await self._classifier.classify(content, timing, asked.request_id, asked.version)
         except WhimbrelError as error:
             raise image.located(error) from None
         log_answer(answer, timing.finish())

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from whimbrel.core import tracing
 from whimbrel.core.errors import PresetMismatch, Unavailable
 from whimbrel.core.package import Preset
-from whimbrel.core.tensors import PRESET_DIGEST, TOP_K
+from whimbrel.core.tensors import MODEL_VERSION, PRESET_DIGEST, TOP_K
 from whimbrel.transformers.answers import Answer, Inference
 
 # The version that an image met first is asked until the split sends the image there again, so that a canary answers
@@ -36,22 +36,24 @@ class Predictor:
         self._preset: Preset | None = None
         self._discovery: asyncio.Task[Preset] | None = None
 
-    async def classify(self, prepare: Prepare, key: str) -> Answer:
+    async def classify(self, prepare: Prepare, key: str, version: str | None = None) -> Answer:
         """The answer for one image; `prepare` makes its (H, W, 3) tensor by a preset, again for another preset.
 
+        `version` asks that resident version and no other, at no share of the traffic even: for who compares two.
         Raises what `prepare` and the predictor raise; PresetMismatch (409) when the presets keep changing.
         """
         preset = self._preset or await self._discovered(key)
         image = await prepare(preset)
         for tries in range(MAX_TRIES):
             try:
-                answer = await self._infer(image, preset.digest, key)
+                answer = await self._infer(image, preset.digest, key, version)
             except PresetMismatch as mismatch:
                 refused, asked_for = mismatch, _preset_of(mismatch)
                 if tries % PATIENCE == 0 and asked_for != preset:
                     preset, image = asked_for, await prepare(asked_for)
             else:
-                self._preset = preset
+                if version is None:
+                    self._preset = preset
                 return answer
         raise refused
 
@@ -60,11 +62,14 @@ class Predictor:
             self._discovery.cancel()
         await self._inference.close()
 
-    async def _infer(self, image: NDArray[np.uint8], preset_digest: str, key: str) -> Answer:
+    async def _infer(
+        self, image: NDArray[np.uint8], preset_digest: str, key: str, version: str | None = None
+    ) -> Answer:
+        parameters: dict[str, str | int] = {PRESET_DIGEST: preset_digest, TOP_K: self._top_k}
+        if version is not None:
+            parameters[MODEL_VERSION] = version
         with tracing.span("transformer.predict"):
-            return await self._inference.infer(
-                image[np.newaxis], {PRESET_DIGEST: preset_digest, TOP_K: self._top_k}, key
-            )
+            return await self._inference.infer(image[np.newaxis], parameters, key)
 
     async def _discovered(self, key: str) -> Preset:
         """The first requests share one question, and its failure."""
