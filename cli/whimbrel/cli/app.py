@@ -11,6 +11,7 @@ from whimbrel.cli import dead_letters, demo, model, results, up
 from whimbrel.cli.console import out
 from whimbrel.cli.loadtest import loadtest
 from whimbrel.cli.put import put
+from whimbrel.cli.reconcile import reconcile
 from whimbrel.cli.status import status
 
 app = typer.Typer(
@@ -26,6 +27,7 @@ app.command()(status)
 app.command()(put)
 app.add_typer(results.app, name="results")
 app.add_typer(dead_letters.app, name="dead-letters")
+app.command()(reconcile)
 app.add_typer(model.app, name="model")
 app.command()(loadtest)
 

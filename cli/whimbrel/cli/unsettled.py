@@ -6,6 +6,7 @@ import asyncio
 import logging
 import threading
 from collections.abc import Mapping
+from contextlib import closing
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -13,12 +14,14 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from whimbrel.cli.console import say
 from whimbrel.core.errors import Unavailable, WhimbrelError
-from whimbrel.core.result_store import ResultStore
 from whimbrel.core.s3 import as_whimbrel_error, s3_client, sqs_client
 from whimbrel.core.settings import S3Settings
+from whimbrel.eventing.reconcile.announce import QueueAnnouncer, region_of
+from whimbrel.eventing.reconcile.compare import Question, reconcile
+from whimbrel.eventing.reconcile.look import Places
+from whimbrel.eventing.reconcile.survey import Survey
 from whimbrel.local.engine import Engine
 from whimbrel.local.settling import Settling
-from whimbrel.local.store.reconcile import reconcile
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -93,18 +96,13 @@ def _announce_bucket(
     started: datetime,
     stop: threading.Event,
 ) -> int:
-    report = reconcile(
-        s3,
-        sqs,
-        bucket=bucket,
-        queue_url=_queue_url(sqs, queue),
-        results=ResultStore(s3, settling.results_bucket, settling.results_prefix),
-        dead_letters_bucket=settling.dead_letters_bucket,
-        dead_letters_prefix=settling.dead_letters_prefix,
-        not_after=started,
-        stop=stop,
+    places = Places(
+        settling.results_bucket, settling.results_prefix, settling.dead_letters_bucket, settling.dead_letters_prefix
     )
-    return report.announced
+    question = Question(bucket, places, not_after=started)
+    announcer = QueueAnnouncer(sqs, _queue_url(sqs, queue), region_of(s3, bucket), stop=stop)
+    with closing(Survey(None, question.facts())) as survey:
+        return reconcile(s3, question, survey, announce=announcer, stop=stop).emitted
 
 
 def _queue_url(sqs: SQSClient, queue: str) -> str:

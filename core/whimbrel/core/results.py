@@ -24,6 +24,7 @@ PREDICTION_TYPE = "dev.whimbrel.prediction.v1"
 GONE_TYPE = "dev.whimbrel.gone.v1"
 
 BY_VERSION = "by-version"
+GONE_NAME = "gone.json"
 
 Record = TypeVar("Record", bound=BaseModel)
 
@@ -160,11 +161,16 @@ def parse_dead_letter(content: bytes) -> DeadLetter:
 
 def result_key(prefix: str, ref: ObjectRef, model_digest: str) -> str:
     """Where the result of one object version under one model is written, once."""
-    return f"{_versions_of(prefix, ref)}/{model_digest.removeprefix('sha256:')}.json"
+    return f"{version_folder(prefix, ref)}/{model_digest.removeprefix('sha256:')}.json"
+
+
+def version_folder(prefix: str, ref: ObjectRef) -> str:
+    """What all that is written about one object version lies under, whatever the model; without a closing slash."""
+    return f"{_folder(prefix)}{BY_VERSION}/{path_of_key(ref.key)}/{path_of_key(ref.version)}"
 
 
 def gone_key(prefix: str, ref: ObjectRef) -> str:
-    return f"{_versions_of(prefix, ref)}/gone.json"
+    return f"{version_folder(prefix, ref)}/{GONE_NAME}"
 
 
 def latest_key(prefix: str, key: str) -> str:
@@ -175,6 +181,11 @@ def latest_key(prefix: str, key: str) -> str:
     return f"{_folder(prefix)}{path}.json"
 
 
+def dead_letter_folder(prefix: str, subject: str) -> str:
+    """What the dead letters of events with this subject lie under, with a closing slash."""
+    return f"{_folder(prefix)}{path_of_key(subject)}/"
+
+
 def dead_letter_key(prefix: str, event: Event) -> str:
     """One place for one event, however often it fails.
 
@@ -182,7 +193,7 @@ def dead_letter_key(prefix: str, event: Event) -> str:
     """
     identity = "\x00".join((event.source, event.id))
     name = hashlib.sha256(identity.encode()).hexdigest()[:32]
-    return f"{_folder(prefix)}{path_of_key(event.subject or event.type)}/{name}.json"
+    return f"{dead_letter_folder(prefix, event.subject or event.type)}{name}.json"
 
 
 def replaces(new: Result, old: Result) -> bool:
@@ -190,10 +201,6 @@ def replaces(new: Result, old: Result) -> bool:
     if new.event.is_older_than(old.event):
         return False
     return new.event.id != old.event.id or new.model.digest != old.model.digest
-
-
-def _versions_of(prefix: str, ref: ObjectRef) -> str:
-    return f"{_folder(prefix)}{BY_VERSION}/{path_of_key(ref.key)}/{path_of_key(ref.version)}"
 
 
 def _folder(prefix: str) -> str:

@@ -40,8 +40,8 @@ def entries(client: S3Client, bucket: str, prefix: str, *, leave_out: str | None
     """
     after, more = "", True
     while more:
-        page, more = _page(client, bucket, prefix, after)
-        for entry in page:
+        listed, more = page(client, bucket, prefix, after)
+        for entry in listed:
             if leave_out is not None and entry.key.startswith(leave_out):
                 # U+10FFFF sorts after every character a key can go on with.
                 after, more = leave_out + "\U0010ffff", True
@@ -72,7 +72,8 @@ def load_each(found: Iterable[Entry], load: Callable[[Entry], Loaded | None]) ->
             yield from (loaded for loaded in threads.map(load, ahead) if loaded is not None)
 
 
-def _page(client: S3Client, bucket: str, prefix: str, after: str) -> tuple[list[Entry], bool]:
+def page(client: S3Client, bucket: str, prefix: str, after: str) -> tuple[list[Entry], bool]:
+    """The first page of what comes after a key, and whether there is more. Raises NotFound or Unavailable."""
     asked: dict[str, Any] = {"Bucket": bucket, "Prefix": prefix} | ({"StartAfter": after} if after else {})
     try:
         answer = client.list_objects_v2(**asked)

@@ -12,7 +12,7 @@ that was answered (the operating system has the bytes; only a power cut may lose
 
 Not kept:
 - messages: every queue is empty at the start, and the replay announces nothing. Who needs an object announced that
-  was put before compares what is there with what came of it: `whimbrel.local.store.reconcile`;
+  was put before compares what is there with what came of it: `whimbrel.eventing.reconcile`;
 - unfinished multipart uploads, where the parts of a finished one began, and queue tags and permissions.
 
 Refused with 501: versioning and object lock (moto makes new version ids at each start), and other services.
