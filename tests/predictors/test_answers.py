@@ -22,3 +22,9 @@ def test_scores_that_are_no_numbers_blame_the_model(score: float) -> None:
     with pytest.raises(ModelFailed, match="expected finite scores of the model sha256:") as failed:
         named({"indices": np.array([[0]]), "scores": np.array([[score]])}, 1, DESCRIPTION)
     assert is_retried(failed.value.status)
+
+
+def test_the_image_without_numbers_is_named() -> None:
+    outputs = {"indices": np.array([[0], [1], [2]]), "scores": np.array([[0.5], [0.5], [np.nan]])}
+    with pytest.raises(ModelFailed, match=r"for images\[2\], seen NaN"):
+        named(outputs, 1, DESCRIPTION)

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from testbed.predictors import null_images
-from whimbrel.core.errors import DeadlinePassed, InputRefused, Unavailable
+from testbed.processes import wait_for
+from whimbrel.core.errors import DeadlinePassed, InputRefused, ModelFailed, Unavailable
 from whimbrel.core.tensors import INDICES
 from whimbrel.predictors.batch_policy import BatchLimits
 from whimbrel.predictors.batcher import Batcher, batching, device_threads
@@ -36,6 +37,8 @@ class RecordingNetwork:
         self.sizes: list[int] = []
         self.staged: list[int] = []
         self.second_staged = threading.Event()
+        self.poison: Exception = InputRefused("poison")
+        self.lost, self.largest = False, 1_000_000
 
     def stage(self, parts: Sequence[Images]) -> Images:
         self.staged.append(sum(len(part) for part in parts))
@@ -47,9 +50,14 @@ class RecordingNetwork:
         self.started.release()
         assert self.gate.wait(SECONDS)
         self.sizes.append(len(images))
+        if len(images) > self.largest:
+            raise MemoryError
         if (images[:, 0, 0, 0] == POISON).any():
-            raise InputRefused("poison")
+            raise self.poison
         return self._network.infer(images, top_k)
+
+    def device_computes(self) -> bool:
+        return not self.lost
 
     def close(self) -> None:
         self._network.close()
@@ -142,6 +150,93 @@ async def test_a_poisoned_request_fails_alone() -> None:
             await poisoned
         await first
     assert network.sizes == [1, 4, 2, 1, 1, 2]
+
+
+@pytest.mark.anyio
+async def test_the_image_at_fault_is_named_and_others_are_unharmed() -> None:
+    network = RecordingNetwork()
+    async with serving(network, limits(batch=8)) as batcher:
+        first = await held(batcher, network)
+        good, poisoned, also_good = queued(batcher, 1), queued(batcher, 2, 3, 4, POISON, 5), queued(batcher, 6, 7)
+        await asyncio.sleep(0)
+        network.gate.set()
+
+        assert [firsts(await each) for each in (first, good, also_good)] == [[0], [1], [6, 7]]
+        with pytest.raises(InputRefused, match=r"^images\[3\]: poison$"):
+            await poisoned
+    # the held one, the batch, its halves; the five images, three of them, the last two one by one up to the poison
+    assert network.sizes == [1, 8, 6, 1, 5, 3, 2, 1, 2]
+
+
+@pytest.mark.anyio
+async def test_an_image_is_named_by_its_place_in_a_request_larger_than_a_batch() -> None:
+    network = RecordingNetwork()
+    async with serving(network, limits(batch=4)) as batcher:
+        with pytest.raises(InputRefused, match=r"^images\[6\]: poison$"):
+            await batcher.infer(null_images(0, 1, 2, 3, 4, 5, POISON, 7, 8), 1)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("error", "kind", "message"),
+    [
+        (ValueError("secret"), ModelFailed, r"^expected a network that computes images\[1\], seen ValueError$"),
+        (MemoryError(), Unavailable, r"^expected memory to compute images\[1\]"),
+    ],
+)
+async def test_what_a_network_raises_is_told_without_its_words(
+    error: Exception, kind: type[Exception], message: str
+) -> None:
+    network = RecordingNetwork()
+    network.poison = error
+    async with serving(network, limits()) as batcher:
+        with pytest.raises(kind, match=message):
+            await batcher.infer(null_images(0, POISON), 1)
+
+
+@pytest.mark.anyio
+async def test_a_batch_that_only_fails_as_a_whole_is_answered_in_parts() -> None:
+    network = RecordingNetwork()
+    async with serving(network, limits()) as batcher:
+        network.largest = 2
+        assert firsts(await batcher.infer(null_images(1, 2, 3, 4), 1)) == [1, 2, 3, 4]
+    assert network.sizes == [4, 2, 2]
+
+
+@pytest.mark.anyio
+async def test_a_device_that_computes_no_more_refuses_everything_at_once() -> None:
+    network = RecordingNetwork()
+    with device_threads() as threads:
+        async with batching(network, limits(), threads, model_name="m", version="1") as batcher:
+            first = await held(batcher, network)
+            waiting = [queued(batcher, POISON), queued(batcher, 2)]
+            await asyncio.sleep(0)
+            network.lost = True
+            network.gate.set()
+            await first
+
+            for task in waiting:
+                with pytest.raises(Unavailable, match="computes nothing any more"):
+                    await task
+            with pytest.raises(Unavailable, match="computes nothing any more"):
+                await batcher.infer(null_images(3), 1)
+    assert threads.health.lost is not None
+    assert network.sizes == [1, 2]
+
+
+@pytest.mark.anyio
+async def test_a_call_that_takes_too_long_is_a_failing_device_until_it_comes() -> None:
+    network = RecordingNetwork()
+    with device_threads(longest_call_seconds=0.02) as threads:
+        async with batching(network, limits(), threads, model_name="m", version="1") as batcher:
+            first = await held(batcher, network)
+            await asyncio.to_thread(wait_for, lambda: threads.health.failing, "a stuck call")
+            with pytest.raises(Unavailable, match=r"longer than 0\.02 s"):
+                await batcher.infer(null_images(1), 1)
+
+            network.gate.set()
+            assert firsts(await first) == [0]
+            assert threads.health.failing is None
 
 
 @pytest.mark.anyio

@@ -58,10 +58,18 @@ def test_metrics_follow_the_versions(tmp_path: Path) -> None:
         queued = samples(predictor, "whimbrel_predictor_queued_images")
         loads = samples(predictor, "whimbrel_predictor_loads_total")
         swaps = samples(predictor, "whimbrel_predictor_swap_seconds_count")
+        predictor.infer(v2_document(null_images(1), top_k=0))
+        requests = samples(predictor, "whimbrel_predictor_requests_total")
+        load(predictor, version="1")
+        url = f"{predictor.url}/v2/repository/models/digits/unload"
+        httpx.post(url, json={"parameters": {"version": "2"}}, timeout=30).raise_for_status()
+        left = [line for line in httpx.get(f"{predictor.url}/metrics").text.splitlines() if 'version="2"' in line]
 
     assert shares == {("1", "digits"): 0.75, ("2", "digits"): 0.25}
     assert roles == {("2", "current", "digits"): 1.0, ("1", "digits", "previous"): 1.0}
     assert answered == {("2", "answered", "digits"): 1.0}
+    assert requests == {("2", "200", "digits"): 1.0, ("2", "400", "digits"): 1.0}
+    assert left == []
     assert queued == {("1", "digits"): 0.0, ("2", "digits"): 0.0}
     assert loads == {("digits", "loaded"): 2.0}
     assert swaps == {("digits",): 3.0}

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import grpc
 import httpx
 import pytest
 
@@ -104,10 +105,12 @@ async def test_a_version_in_use_is_not_unloaded() -> None:
         previous = residents.roles[PREVIOUS]
         with previous.in_use():
             unloading = asyncio.create_task(residents.unload("1"))
-            await asyncio.sleep(0.01)
+            outputs = await previous.batcher.infer(null_images(3), 1)  # through two threads, while it unloads
+            assert PREVIOUS not in residents.roles
             assert not unloading.done()
-            outputs = await previous.batcher.infer(null_images(3), 1)
         await unloading
+        with pytest.raises(Unavailable):
+            await previous.batcher.infer(null_images(3), 1)
 
     assert outputs["indices"].tolist() == [[3]]
 
@@ -255,6 +258,9 @@ def test_a_request_may_name_its_version(predictor: Predictor) -> None:
         ({"uri": OTHER, "digest": WRONG_DIGEST}, 422),
         ({"uri": OTHER, "digest": "sha256:1"}, 400),
         ({"uri": "s3://models/1", "digest": WRONG_DIGEST}, 400),
+        ({"uri": "http://[", "digest": WRONG_DIGEST}, 400),
+        ({"uri": "null:10,0x0", "digest": WRONG_DIGEST}, 400),
+        ({"uri": "null:10,9999x9999", "digest": WRONG_DIGEST}, 400),
         ({"percent": 101}, 400),
         ({"uri": OTHER, "digest": OTHER_DIGEST, "percent": 20, "drain_and_swap": True}, 400),
         ({"unknown": 1}, 400),
@@ -264,8 +270,10 @@ def test_a_request_may_name_its_version(predictor: Predictor) -> None:
 def test_a_load_that_is_refused_changes_nothing(predictor: Predictor, parameters: dict[str, Any], status: int) -> None:
     before = {version: row for version, row in index(predictor).items() if row[1]}
 
-    assert load(predictor, "refused", **parameters).status_code == status
+    answer = load(predictor, "refused", **parameters)
 
+    assert answer.status_code == status
+    assert answer.json()["error"].count("\n") == 0
     assert {version: row for version, row in index(predictor).items() if row[1]} == before
     assert answered_by(predictor, "event-1") in before
 
@@ -275,3 +283,13 @@ def test_a_malformed_load_is_a_400(predictor: Predictor, body: bytes) -> None:
     answer = httpx.post(f"{predictor.url}/v2/repository/models/digits/load", content=body)
 
     assert (answer.status_code, answer.json()["reason"]) == (400, "InputRefused")
+
+
+@pytest.mark.parametrize("method", ["RepositoryModelLoad", "RepositoryModelUnload"])
+def test_the_repository_api_is_rests_alone(predictor: Predictor, method: str) -> None:
+    """V2's gRPC messages have no field for a version, so these say where to ask."""
+    with grpc.insecure_channel(predictor.grpc_target) as channel, pytest.raises(grpc.RpcError) as refused:
+        channel.unary_unary(f"/inference.GRPCInferenceService/{method}")(b"\x0a\x06digits", timeout=10)
+
+    assert refused.value.code() == grpc.StatusCode.UNIMPLEMENTED
+    assert "POST /v2/repository/models/digits" in refused.value.details()

@@ -138,6 +138,13 @@ def test_what_is_no_classification_network_is_refused(fields: dict[str, Any], na
         load(package_of(tmp_path, "squeezenet1_1", {"w": torch.zeros(1)}, **fields))
 
 
+def test_images_that_may_not_be_written_to_are_computed_without_a_warning(tmp_path: Path) -> None:
+    package, module = exported_package(tmp_path)
+    pixels = np.frombuffer(images(2).tobytes(), np.uint8).reshape(2, 64, 64, 3)
+
+    check_equal(load(package).infer(pixels, 3), plain_scores(module, images(2)))
+
+
 def test_a_file_that_is_no_safetensors_is_refused(tmp_path: Path) -> None:
     package = package_of(tmp_path, "squeezenet1_1", {"w": torch.zeros(1)})
     package.weights.write_bytes(b"not tensors")
@@ -270,7 +277,7 @@ async def test_what_fails_after_the_current_version_left_brings_it_back(tmp_path
     needed = first.manifest.files["model.pt2"].size + 64 * 64 * 3 * 4
     async with residents(tmp_path, int(1.5 * needed)) as found:
         await found.load(source("1", first))
-        with pytest.raises(PackageRefused, match=r"output \(1, 1\)"):
+        with pytest.raises(ModelFailed, match=r"output \(1, 1\)"):
             await found.load(source("2", wrong), drain_and_swap=True)
 
         assert {role: each.version for role, each in found.roles.items()} == {"current": "1"}

@@ -8,7 +8,7 @@
     │   └── PayloadTooLarge         413  more bytes than the limit
     ├── SettingsError               -    a setting is missing or wrong: the process does not start
     ├── PackageRefused              422  a model package that is malformed, unsafe or not the expected one
-    │   └── ModelFailed             500  one that was loaded, and answers what cannot be: the input is not at fault
+    ├── ModelFailed                 500  a loaded model that does not compute, or answers what cannot be
     └── TryAgain                    503  nothing is wrong with the input
         ├── NotFound                404  not there (yet)
         ├── PresetMismatch          409  prepared for another model version; carries the preset to use
@@ -84,8 +84,12 @@ class PackageRefused(WhimbrelError):
     status = 422
 
 
-class ModelFailed(PackageRefused):
-    """A loaded model whose answer cannot be: scores that are no numbers, another shape. The next version may do."""
+class ModelFailed(WhimbrelError):
+    """A loaded model that does not compute, or whose answer cannot be: scores that are no numbers, another shape.
+
+    Its package is what it should be, so the device may be at fault as well: it is tried again, a few times. For a
+    request too: the next version may do.
+    """
 
     status = 500
 

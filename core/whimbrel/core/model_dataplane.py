@@ -48,7 +48,15 @@ class ServingDataPlane(DataPlane):  # type: ignore[misc]
         self._serving = serving
 
     async def ready(self) -> bool:
-        return self._serving.ready
+        return self._serving.ready and self._failing() is None
+
+    async def live(self) -> dict[str, str]:
+        """As long as no model says `failing`, which only a restart of the process mends."""
+        return {"status": "alive" if self._failing() is None else "failing"}
+
+    def _failing(self) -> str | None:
+        models = self._model_registry.get_models().values()
+        return next((reason for model in models if (reason := getattr(model, "failing", None))), None)
 
     async def model_ready(self, model_name: str, disable_predictor_health_check: bool = False) -> bool:
         """The SDK passes True as second argument where it asks in order to infer, not for a probe."""
@@ -60,7 +68,9 @@ class ServingDataPlane(DataPlane):  # type: ignore[misc]
         """The SDK's own loads a model that is not ready, inside the request."""
         model = self.get_model_from_registry(name)
         if not await model.healthy():
-            raise Unavailable(f"model {name!r} is not loaded yet", retry_after_seconds=1)
+            failing = getattr(model, "failing", None)
+            seen = failing or "one that is not loaded yet"
+            raise Unavailable(f"expected the model {name!r} ready, seen {seen}", retry_after_seconds=1)
         return model
 
     async def model_metadata(self, model_name: str) -> dict[str, Any]:
@@ -82,13 +92,21 @@ class ServingDataPlane(DataPlane):  # type: ignore[misc]
 
 
 class FixedRepository:
-    """The repository extension of a server whose one model was chosen at the start."""
+    """The repository extension where it cannot say which version: over gRPC, whose messages have a name only, and
+    over REST where no route of the model's own comes before it."""
 
     async def load(self, model_name: str) -> NoReturn:
-        raise NotImplementedError(f"this server does not load models on request, asked for {model_name!r}")
+        raise NotImplementedError(_not_here(model_name, "load"))
 
     async def unload(self, model_name: str) -> NoReturn:
-        raise NotImplementedError(f"this server does not unload models on request, asked for {model_name!r}")
+        raise NotImplementedError(_not_here(model_name, "unload"))
+
+
+def _not_here(model_name: str, verb: str) -> str:
+    return (
+        f"expected no {verb} on request here; a predictor with repository_api takes one over REST, "
+        f"POST /v2/repository/models/{model_name}/{verb}, which says the version"
+    )
 
 
 def dataplane_of(model: Model, serving: Serving) -> ServingDataPlane:

@@ -22,7 +22,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from whimbrel.core import metrics, v2_rest
 from whimbrel.core.budget import Budget
 from whimbrel.core.errors import DeadlinePassed, InputRefused, PayloadTooLarge, WhimbrelError
-from whimbrel.core.kserve_sdk import register_v1_endpoints, register_v2_endpoints
+from whimbrel.core.kserve_sdk import ServerNotLive, register_v1_endpoints, register_v2_endpoints
 from whimbrel.core.logs import log_fields
 from whimbrel.core.model_dataplane import FixedRepository, Serving, ServingDataPlane, answer_of
 from whimbrel.core.tensors import REQUEST_ID_HEADER
@@ -51,7 +51,7 @@ def rest_application(
             Route("/v2/models/{model_name}/infer", _infer_endpoint(dataplane), methods=["POST"]),
         ]
     )
-    app.add_api_route("/", dataplane.live, methods=["GET"])
+    app.add_api_route("/", _root_endpoint(dataplane), methods=["GET"])
     register_v1_endpoints(app, dataplane, FixedRepository())
     register_v2_endpoints(app, dataplane, FixedRepository())
     app.add_exception_handler(Exception, _answer)
@@ -82,6 +82,16 @@ def _predict_endpoint(dataplane: ServingDataPlane) -> Callable[[Request], Awaita
         return Response(content, headers={"content-type": "application/json", **answer_headers, **encoding_headers})
 
     return predict
+
+
+def _root_endpoint(dataplane: ServingDataPlane) -> Callable[[], Awaitable[dict[str, str]]]:
+    async def live() -> dict[str, str]:
+        found = await dataplane.live()
+        if found["status"] != "alive":
+            raise ServerNotLive
+        return found
+
+    return live
 
 
 async def _metrics(_: Request) -> Response:

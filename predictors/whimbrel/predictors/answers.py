@@ -20,8 +20,10 @@ DATATYPES = {INDICES: "INT64", SCORES: "FP32", NAMES: "BYTES"}
 def named(outputs: Outputs, top_k: int, description: Description) -> Tensors:
     """`indices`, `scores` and `names`, each (N, top_k). Raises ModelFailed for scores that are no numbers."""
     indices, scores = outputs[INDICES][:, :top_k], outputs[SCORES][:, :top_k]
-    if not np.isfinite(scores).all():
-        raise ModelFailed(f"expected finite scores of the model {description.digest}, seen NaN or infinity")
+    finite = np.isfinite(scores).all(axis=1)
+    if not finite.all():
+        where = f" for images[{int(np.argmin(finite))}]" if len(scores) > 1 else ""
+        raise ModelFailed(f"expected finite scores of the model {description.digest}{where}, seen NaN or infinity")
     names = np.array(description.labels, dtype=np.object_)[indices]
     return {INDICES: indices.astype(np.int64), SCORES: scores.astype(np.float32), NAMES: names}
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
@@ -26,7 +27,13 @@ from whimbrel.core.metrics import (
     PREDICTOR_QUEUED_IMAGES,
 )
 from whimbrel.predictors.batch_policy import Arrivals, BatchLimits, BatchTimes, batch_size, seconds_to_wait
+from whimbrel.predictors.device_health import DeviceHealth
 from whimbrel.predictors.network import Images, Network, Outputs
+from whimbrel.predictors.pieces import Piece, blamed, joined, pieces_of
+
+LONGEST_CALL_SECONDS = 120.0
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,22 +42,13 @@ class DeviceThreads:
 
     stage: ThreadPoolExecutor
     compute: ThreadPoolExecutor
+    health: DeviceHealth
 
 
 @contextmanager
-def device_threads() -> Iterator[DeviceThreads]:
+def device_threads(longest_call_seconds: float = LONGEST_CALL_SECONDS) -> Iterator[DeviceThreads]:
     with ThreadPoolExecutor(1, "stage") as stage, ThreadPoolExecutor(1, "compute") as compute:
-        yield DeviceThreads(stage, compute)
-
-
-@dataclass(slots=True, eq=False)
-class _Piece:
-    """The images of one request that travel together: at most a whole batch."""
-
-    images: Images
-    top_k: int
-    answer: asyncio.Future[Outputs]
-    accepted: float
+        yield DeviceThreads(stage, compute, DeviceHealth(longest_call_seconds))
 
 
 class Batcher:
@@ -64,7 +62,7 @@ class Batcher:
         queued = PREDICTOR_QUEUED_IMAGES.labels(model_name, version)
         queued.set_function(lambda: self._queued_images)
         self.times, self._arrivals = BatchTimes(), Arrivals()
-        self._waiting: OrderedDict[_Piece, None] = OrderedDict()  # by age; any leaves at the same cost
+        self._waiting: OrderedDict[Piece, None] = OrderedDict()  # by age; any leaves at the same cost
         self._queued_images = 0
         self._changed = asyncio.Event()
         self._closing = self._busy = False
@@ -81,7 +79,7 @@ class Batcher:
         limit = asyncio.timeout_at(deadline)
         try:
             async with limit:
-                return _joined(await asyncio.gather(*(piece.answer for piece in pieces)))
+                return joined(await asyncio.gather(*(piece.answer for piece in pieces)))
         except TimeoutError:
             if limit.expired():
                 raise DeadlinePassed("expected an answer before the request's deadline, seen it pass") from None
@@ -91,8 +89,18 @@ class Batcher:
                 self._forget(piece)
 
     async def measure(self, images: Images, top_k: int, *, count: bool = True) -> None:
-        """Compute one batch of exactly these images, beside the queue; `count`: its time is one to learn from."""
-        staged = await self._run(self._threads.stage, self._network.stage, [images])
+        """Compute one batch of exactly these images, beside the queue; `count`: its time is one to learn from.
+
+        Raises what the network raised, or Unavailable where it is the device that fails.
+        """
+        try:
+            await self._measure(images, top_k, count=count)
+        except Exception:
+            await self._check_device()
+            raise
+
+    async def _measure(self, images: Images, top_k: int, *, count: bool) -> None:
+        staged = await self._staged([images])
         _, seconds = await self._run(self._threads.compute, self._timed, staged, top_k)
         if count:
             self.times.observe(len(images), seconds)
@@ -100,6 +108,7 @@ class Batcher:
     def _check_admitted(self, images: int, deadline: float | None) -> None:
         if deadline is not None and deadline <= time.monotonic():
             raise DeadlinePassed("expected a request before its deadline, seen it passed already")
+        self._threads.health.check()
         if self._closing or self._queued_images + images > self._limits.max_queued_images:
             raise Unavailable(
                 f"expected room for {images} images in a queue of {self._limits.max_queued_images}, "
@@ -107,19 +116,16 @@ class Batcher:
                 retry_after_seconds=1,
             )
 
-    def _enqueue(self, images: Images, top_k: int) -> list[_Piece]:
-        loop, now, size = asyncio.get_running_loop(), time.monotonic(), batch_size(self.times, self._limits)
-        pieces = [
-            _Piece(images[start : start + size], top_k, loop.create_future(), now)
-            for start in range(0, len(images), size)
-        ]
+    def _enqueue(self, images: Images, top_k: int) -> list[Piece]:
+        now = time.monotonic()
+        pieces = pieces_of(images, top_k, batch_size(self.times, self._limits), now)
         self._waiting.update(dict.fromkeys(pieces))
         self._queued_images += len(images)
         self._arrivals.observe(now, len(images))
         self._changed.set()
         return pieces
 
-    def _forget(self, piece: _Piece) -> None:
+    def _forget(self, piece: Piece) -> None:
         """Nobody waits for this piece any more: it leaves the queue, or its outputs are dropped."""
         piece.answer.cancel()
         if piece in self._waiting:
@@ -127,11 +133,21 @@ class Batcher:
             self._queued_images -= len(piece.images)
 
     async def run(self) -> None:
-        """Form and compute batches until closed and empty; the next is staged while one computes."""
+        """Form and compute batches until closed and empty. That it ends before is a fault of ours: nobody waits on."""
+        try:
+            await self._run_batches()
+        except Exception as error:
+            logger.exception("batches are no longer formed")
+            self._threads.health.lose(f"the end of batching by {type(error).__name__}")
+            for piece in self._waiting:
+                piece.fail(Unavailable("expected a batch, seen the end of batching", retry_after_seconds=5))
+
+    async def _run_batches(self) -> None:
+        """The next batch is staged while one computes."""
         computing: asyncio.Task[None] | None = None
         while await self._batch_is_due():
             batch = self._take()
-            staging = self._run(self._threads.stage, self._network.stage, [piece.images for piece in batch])
+            staging = self._staged([piece.images for piece in batch])
             await asyncio.wait([staging])
             if computing is not None:
                 await computing
@@ -173,9 +189,9 @@ class Batcher:
         between = self._arrivals.seconds_between(now)
         return seconds_to_wait(self._queued_images, waited, between, self.times, self._limits, busy=self._busy)
 
-    def _take(self) -> list[_Piece]:
+    def _take(self) -> list[Piece]:
         """The pieces that wait longest and fit one batch; at least one."""
-        batch: list[_Piece] = []
+        batch: list[Piece] = []
         left = batch_size(self.times, self._limits)
         while self._waiting and (not batch or len(next(iter(self._waiting)).images) <= left):
             piece, _ = self._waiting.popitem(last=False)
@@ -184,29 +200,64 @@ class Batcher:
             self._queued_images -= len(piece.images)
         return batch
 
-    async def _compute(self, batch: Sequence[_Piece], staging: Awaitable[Any]) -> None:
-        """Answer every piece. A batch of several that fails is halved until what fails is alone with its error."""
+    async def _compute(self, batch: Sequence[Piece], staging: Awaitable[Any]) -> None:
+        """Answer every piece. A batch that fails is halved until an image that fails is alone with its error."""
         batch_alive = any(not piece.answer.done() for piece in batch)
         try:
             answers = await self._on_device(batch, await staging) if batch_alive else []
         except Exception as error:
-            if len(batch) > 1:
-                await self._compute_halves([piece for piece in batch if not piece.answer.done()])
-            elif not batch[0].answer.done():
-                batch[0].answer.set_exception(error)
+            await self._compute_after(error, [piece for piece in batch if not piece.answer.done()])
             return
         for piece, answer in zip(batch, answers, strict=batch_alive):
             if not piece.answer.done():
                 piece.answer.set_result(answer)
 
-    async def _compute_halves(self, batch: Sequence[_Piece]) -> None:
+    async def _compute_after(self, error: Exception, batch: Sequence[Piece]) -> None:
+        try:
+            await self._check_device()
+        except Unavailable as failing:
+            for piece in batch:
+                piece.fail(failing)
+            return
+        if len(batch) == 1:
+            await self._compute_images(batch[0], error)
+            return
         middle = (len(batch) + 1) // 2
         for half in (batch[:middle], batch[middle:]):
             if half:
-                images = [piece.images for piece in half]
-                await self._compute(half, self._run(self._threads.stage, self._network.stage, images))
+                await self._compute(half, self._staged([piece.images for piece in half]))
 
-    async def _on_device(self, batch: Sequence[_Piece], staged: Any) -> list[Outputs]:
+    async def _compute_images(self, piece: Piece, error: Exception) -> None:
+        """One request's piece that fails alone: its first image at fault is its answer; what comes after is spared."""
+        if len(piece.images) == 1:
+            piece.fail(blamed(piece, error))
+            return
+        halves = piece.halves()
+        for half in halves:
+            if piece.answer.done():
+                return
+            await self._compute([half], self._staged([half.images]))
+            failed = half.answer.exception()
+            if failed is not None:
+                piece.fail(failed)  # type: ignore[arg-type] # pieces fail by exceptions only
+                return
+        if not piece.answer.done():
+            piece.answer.set_result(joined([half.answer.result() for half in halves]))
+
+    async def _check_device(self) -> None:
+        """After a failure: is it the device's? Raises Unavailable, and ends readiness, where it computes no more."""
+        try:
+            computes = await self._run(self._threads.compute, self._network.device_computes)
+        except Exception as error:
+            logger.exception("the device cannot be asked")
+            computes, reason = False, f"{type(error).__name__} when it was asked"
+        else:
+            reason = "a device that computes nothing any more"
+        if not computes:
+            self._threads.health.lose(reason)
+        self._threads.health.check()
+
+    async def _on_device(self, batch: Sequence[Piece], staged: Any) -> list[Outputs]:
         started = time.monotonic()
         ends = np.cumsum([len(piece.images) for piece in batch]).tolist()
         for piece in batch:
@@ -226,14 +277,15 @@ class Batcher:
         outputs = self._network.infer(staged, top_k)
         return outputs, time.perf_counter() - started
 
+    def _staged(self, parts: Sequence[Images]) -> asyncio.Future[Any]:
+        return self._run(self._threads.stage, self._network.stage, parts)
+
     def _run(self, thread: ThreadPoolExecutor, call: Callable[..., Any], *arguments: Any) -> asyncio.Future[Any]:
-        return asyncio.get_running_loop().run_in_executor(thread, call, *arguments)
+        def watched() -> Any:
+            with self._threads.health.call():
+                return call(*arguments)
 
-
-def _joined(parts: Sequence[Outputs]) -> Outputs:
-    if len(parts) == 1:
-        return parts[0]
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        return asyncio.get_running_loop().run_in_executor(thread, watched)
 
 
 @asynccontextmanager

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from whimbrel.core.errors import Unavailable, WhimbrelError
 from whimbrel.core.kserve_sdk import InferRequest, InferResponse, Model
-from whimbrel.core.metrics import PREDICTOR_IMAGES
 from whimbrel.core.tensors import IMAGES
 from whimbrel.predictors import answers
 from whimbrel.predictors.inference_requests import (
@@ -24,9 +24,12 @@ from whimbrel.predictors.inference_requests import (
 from whimbrel.predictors.network import Description
 from whimbrel.predictors.residents import Resident, Residents
 
+CLIENT_LEFT = 499  # as nginx has it
+
 
 class PredictorModel(Model):  # type: ignore[misc]
-    """Not ready until it serves a version, and not while one is swapped for another without room for both."""
+    """Not ready until it serves a version, while one is swapped for another without room for both, and while the
+    device fails."""
 
     def __init__(self, name: str, limits: RequestLimits) -> None:
         super().__init__(name, return_response_headers=True)
@@ -49,7 +52,13 @@ class PredictorModel(Model):  # type: ignore[misc]
         return [each.version for each in self._residents.roles.values()] if self._residents else []
 
     async def healthy(self) -> bool:
-        return self._residents is not None and self._residents.current is not None
+        residents = self._residents
+        return residents is not None and residents.current is not None and residents.health.failing is None
+
+    @property
+    def failing(self) -> str | None:
+        """Why a restart of the process is what helps."""
+        return self._residents.health.failing if self._residents else None
 
     async def predict(
         self, payload: Any, headers: Mapping[str, str] | None = None, response_headers: dict[str, str] | None = None
@@ -57,8 +66,7 @@ class PredictorModel(Model):  # type: ignore[misc]
         arrived, given = time.monotonic(), headers or {}
         resident = self.residents.pick(key_of(payload, given), version_of(payload, given))
         with resident.in_use():
-            asked, tensors = await self._answered(payload, resident, arrived, timeout_of(given))
-        self._count(resident, "answered", len(asked.images))
+            tensors = await self._answered(payload, resident, arrived, timeout_of(given))
         version, digest = resident.version, resident.description.digest
         if isinstance(payload, InferRequest):
             return answers.v2(payload, tensors, self.name, version, digest)
@@ -68,15 +76,24 @@ class PredictorModel(Model):  # type: ignore[misc]
 
     async def _answered(
         self, payload: Any, resident: Resident, arrived: float, granted: float | None
-    ) -> tuple[Asked, answers.Tensors]:
+    ) -> answers.Tensors:
+        """Counted by what came of it, before the version may leave."""
+        images, count = 1, functools.partial(self.residents.metrics.count, resident.version)
         try:
             asked = await self._read(payload, resident.description)
+            images = len(asked.images)
             deadline = _deadline(arrived, asked.timeout_seconds, granted)
             outputs = await resident.batcher.infer(asked.images, asked.top_k, deadline)
-            return asked, answers.named(outputs, asked.top_k, resident.description)
-        except Exception as error:
-            self._count(resident, error.reason if isinstance(error, WhimbrelError) else "Failed", 1)
+            tensors = answers.named(outputs, asked.top_k, resident.description)
+        except asyncio.CancelledError:
+            count(status=CLIENT_LEFT, outcome="Left", images=images)
             raise
+        except Exception as error:
+            known = error if isinstance(error, WhimbrelError) else None
+            count(status=known.status if known else 500, outcome=known.reason if known else "Failed", images=images)
+            raise
+        count(status=200, outcome="answered", images=images)
+        return tensors
 
     def get_input_types(self) -> list[dict[str, Any]]:
         current = self._residents.current if self._residents else None
@@ -92,9 +109,6 @@ class PredictorModel(Model):  # type: ignore[misc]
         if any(isinstance(entry.data, list) and entry.data for entry in payload.inputs):
             return await asyncio.to_thread(read_v2, payload, description, self._limits)
         return read_v2(payload, description, self._limits)
-
-    def _count(self, resident: Resident, outcome: str, images: int) -> None:
-        PREDICTOR_IMAGES.labels(self.name, resident.version, outcome).inc(images)
 
 
 def input_types(description: Description) -> list[dict[str, Any]]:

@@ -40,10 +40,10 @@ class Network(Protocol):
         best first, k = min(top_k, classes)."""
         ...
 
+    def device_computes(self) -> bool:
+        """Whether anything can still be computed there; asked after a batch has failed. A lack of memory is no end."""
+        ...
+
     def close(self) -> None:
         """Let go of the weights; nothing is called after it."""
         ...
-
-
-def joined(parts: Sequence[Images]) -> Images:
-    return parts[0] if len(parts) == 1 else np.concatenate(parts)

@@ -10,7 +10,7 @@ import numpy as np
 
 from whimbrel.core.package import Preset, digest_of_json
 from whimbrel.core.tensors import INDICES, SCORES
-from whimbrel.predictors.network import Description, Images, Outputs, joined
+from whimbrel.predictors.network import Description, Images, Outputs
 
 SCHEMA = "whimbrel.dev/null/v1"
 SIDE_PIXELS = 8
@@ -46,7 +46,7 @@ class NullNetwork:
         self._delay_seconds = delay_seconds
 
     def stage(self, parts: Sequence[Images]) -> Images:
-        return joined(parts)
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def infer(self, images: Images, top_k: int) -> Outputs:
         time.sleep(self._delay_seconds)
@@ -55,6 +55,9 @@ class NullNetwork:
         ranks = np.arange(min(top_k, classes))
         scores = np.broadcast_to((0.5 ** (ranks + 1)).astype(np.float32), (len(images), len(ranks)))
         return {INDICES: (first + ranks) % classes, SCORES: scores}
+
+    def device_computes(self) -> bool:
+        return True
 
     def close(self) -> None:
         """It has no weights."""

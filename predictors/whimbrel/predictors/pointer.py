@@ -13,15 +13,18 @@ import logging
 import random
 import time
 import uuid
+from collections import Counter
 from typing import Any
 
-from whimbrel.core.errors import InputRefused, PackageRefused, WhimbrelError
+from whimbrel.core.errors import InputRefused, ModelFailed, PackageRefused, WhimbrelError
 from whimbrel.core.metrics import PREDICTOR_POINTER_SYNCED
 from whimbrel.core.model_pointer import PointedVersion, Pointer, PointerStore, Read, Replica
 from whimbrel.predictors.residents import CANDIDATE, Residents
 from whimbrel.predictors.settings import PredictorSettings
 from whimbrel.predictors.sources import Source, check_allowed
 from whimbrel.predictors.versions import rows
+
+ATTEMPTS = 3  # at a version that does not compute: the fault may be the device's, and pass
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +35,7 @@ class PointerFollower:
         self.uid = uuid.uuid4().hex
         self._read: Read | None = None
         self._refused: dict[PointedVersion, str] = {}  # of this pointer, and why; they are not tried again
+        self._failures = Counter[PointedVersion]()  # warm-ups of this pointer's versions
         self._error: str | None = None
         self._reported: tuple[Any, ...] = ()
         self._report_due = 0.0
@@ -90,7 +94,7 @@ class PointerFollower:
     async def _look(self) -> None:
         read = await asyncio.to_thread(self._store.read, self._read.etag if self._read else None)
         if read is not None:
-            self._read, self._refused = read, {}
+            self._read, self._refused, self._failures = read, {}, Counter()
             logger.info("pointer", extra={"etag": read.etag, "current": read.pointer.current.version})
 
     async def _reconcile(self, pointer: Pointer) -> None:
@@ -116,6 +120,11 @@ class PointerFollower:
             await self._residents.load(source, percent=percent, drain_and_swap=drain_and_swap)
         except (PackageRefused, InputRefused) as error:
             self._refused[version] = str(error)
+            raise
+        except ModelFailed as error:
+            self._failures[version] += 1
+            if drain_and_swap or self._failures[version] == ATTEMPTS:  # a drain costs the current version each time
+                self._refused[version] = str(error)
             raise
 
     def _holds(self, role: str, version: PointedVersion) -> bool:

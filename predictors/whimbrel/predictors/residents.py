@@ -21,6 +21,7 @@ from whimbrel.core.errors import InputRefused, NotFound, Unavailable, WhimbrelEr
 from whimbrel.core.metrics import PREDICTOR_FREE_BYTES, PREDICTOR_LOADS, PREDICTOR_SWAP_SECONDS
 from whimbrel.predictors import memory, sources
 from whimbrel.predictors.batcher import Batcher, DeviceThreads, batching
+from whimbrel.predictors.device_health import DeviceHealth
 from whimbrel.predictors.network import Description
 from whimbrel.predictors.settings import PredictorSettings
 from whimbrel.predictors.sources import Located, Source
@@ -73,8 +74,12 @@ class Residents:
         self.loading: Source | None = None
         self.failure: Failure | None = None
         self.stages = Stages()  # of the last load
-        self._metrics = VersionMetrics(settings.model_name)
+        self.metrics = VersionMetrics(settings.model_name)
         self._change: asyncio.Task[None] | None = None
+
+    @property
+    def health(self) -> DeviceHealth:
+        return self._threads.health
 
     @property
     def current(self) -> Resident | None:
@@ -187,6 +192,7 @@ class Residents:
         async with AsyncExitStack() as life:
             life.push_async_callback(asyncio.to_thread, memory.give_back)
             life.callback(network.close)
+            life.callback(self.metrics.forget, located.version)
             names = {"model_name": self._settings.model_name, "version": located.version}
             batcher = await life.enter_async_context(
                 batching(network, self._settings.batch_limits, self._threads, **names)
@@ -248,7 +254,7 @@ class Residents:
 
     def _show(self) -> None:
         roles = {role: (resident.version, resident.needed_bytes) for role, resident in self.roles.items()}
-        self._metrics.show(roles, self.candidate_percent / 100)
+        self.metrics.show(roles, self.candidate_percent / 100)
         PREDICTOR_FREE_BYTES.labels(self._settings.model_name).set(self._free_bytes())
 
     def _release_role(self, resident: Resident) -> None:

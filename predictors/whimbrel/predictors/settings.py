@@ -60,6 +60,9 @@ class PredictorSettings(ModelServerSettings, S3Settings):
     torch_threads: int | None = Field(
         default=None, ge=1, le=1024, description="threads of one batch; default: torch's own"
     )
+    device_timeout_seconds: Seconds = Field(
+        default=120.0, description="longest that one batch may compute; past it neither ready nor live"
+    )
     null_delay_seconds: float = Field(default=0.0, ge=0, le=60, description="how long null: takes for a batch")
 
     batching: Literal["adaptive", "fixed"] = Field(

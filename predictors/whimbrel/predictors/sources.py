@@ -9,7 +9,7 @@ from urllib.parse import unquote, urlsplit
 
 from whimbrel.core import package_transfer, registry
 from whimbrel.core.errors import InputRefused, PackageRefused
-from whimbrel.core.package import EXPORTED_ARCHITECTURE, Manifest, Package
+from whimbrel.core.package import EXPORTED_ARCHITECTURE, MAX_SIDE_PIXELS, Manifest, Package
 from whimbrel.core.s3 import s3_client
 from whimbrel.predictors import memory
 from whimbrel.predictors.network import Network
@@ -45,7 +45,10 @@ def source_of(settings: PredictorSettings) -> Source:
 
 def check_allowed(uri: str, prefixes: Sequence[str]) -> None:
     """Raises InputRefused unless `uri` lies under one of `prefixes`, whatever dots are in its path."""
-    parts = urlsplit(uri)
+    try:
+        parts = urlsplit(uri)
+    except ValueError as error:
+        raise InputRefused(f"parameter uri: expected a URI, seen {uri[:200]!r}; {error}") from None
     path = unquote(parts.path)
     if parts.query or parts.fragment or posixpath.normpath(path) != path.rstrip("/"):
         raise InputRefused(f"parameter uri: expected a plain path, seen {uri[:200]!r}")
@@ -122,7 +125,13 @@ def _import_torch(manifest: Manifest) -> None:
 
 
 def _null_network(source: Source, settings: PredictorSettings) -> Network:
-    network = null_network(source.uri, delay_seconds=settings.null_delay_seconds)
+    try:
+        network = null_network(source.uri, delay_seconds=settings.null_delay_seconds)
+    except ValueError:
+        raise InputRefused(
+            "parameter uri: expected null:CLASSES[,HEIGHTxWIDTH][,PREFIX] with sides of at most "
+            f"{MAX_SIDE_PIXELS}, seen {source.uri[:200]!r}"
+        ) from None
     seen = network.description.digest
     if source.digest not in (None, seen):
         raise PackageRefused(f"expected the model package {source.digest}, seen {seen} for {source.uri}")

@@ -34,8 +34,9 @@ async def serving(model: PredictorModel, settings: PredictorSettings) -> AsyncIt
     Unavailable after `start_timeout_seconds`.
     """
     before = age()
-    with device_threads() as threads:
+    with device_threads(settings.device_timeout_seconds) as threads:
         residents = Residents(settings, threads)
+        watching = asyncio.create_task(threads.health.watch())
         try:
             async with _loaded(model, residents, settings):
                 model.serve(residents)
@@ -44,6 +45,7 @@ async def serving(model: PredictorModel, settings: PredictorSettings) -> AsyncIt
                 yield
         finally:
             await residents.close()
+            watching.cancel()
 
 
 @asynccontextmanager

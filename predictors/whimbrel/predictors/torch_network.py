@@ -15,6 +15,7 @@ from whimbrel.core import pt2
 from whimbrel.core.errors import ModelFailed, PackageRefused, SettingsError
 from whimbrel.core.package import EXPORTED_ARCHITECTURE, Manifest, Package
 from whimbrel.core.tensors import INDICES, SCORES
+from whimbrel.predictors import memory
 from whimbrel.predictors.network import Description, Images, Outputs
 
 
@@ -74,11 +75,21 @@ class TorchNetwork:
         scores, indices = logits.float().softmax(dim=1).topk(min(top_k, classes), dim=1)
         return {INDICES: indices.cpu().numpy(), SCORES: scores.cpu().numpy()}
 
+    def device_computes(self) -> bool:
+        """After a CUDA error that sticks, every later call of this process fails too."""
+        try:
+            torch.ones(1, device=self._device).add_(1).item()
+        except RuntimeError as error:
+            return memory.ran_short(error)
+        return True
+
     def close(self) -> None:
         self._module = None
 
     def _normalised(self, images: torch.Tensor | Images) -> torch.Tensor:
-        on_device = torch.as_tensor(images, device=self._device)
+        if isinstance(images, np.ndarray):
+            images = torch.from_numpy(np.require(images, requirements="W"))  # torch warns of what it may not write to
+        on_device = images.to(self._device)
         pixels = on_device.permute(0, 3, 1, 2).float().contiguous()  # (N, H, W, 3) -> (N, 3, H, W)
         return pixels.div_(255).sub_(self._mean).div_(self._std).to(self._dtype)
 

@@ -1,12 +1,18 @@
-"""The resident versions as metrics: role, share and memory of each; what has left is no longer exposed."""
+"""The resident versions as metrics: role, share, memory, requests; what has left is no longer exposed."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from prometheus_client import Gauge
+from prometheus_client import Counter, Gauge
 
-from whimbrel.core.metrics import PREDICTOR_RESIDENT_BYTES, PREDICTOR_ROLE, PREDICTOR_SHARE
+from whimbrel.core.metrics import (
+    PREDICTOR_IMAGES,
+    PREDICTOR_REQUESTS,
+    PREDICTOR_RESIDENT_BYTES,
+    PREDICTOR_ROLE,
+    PREDICTOR_SHARE,
+)
 
 
 class VersionMetrics:
@@ -15,6 +21,7 @@ class VersionMetrics:
     def __init__(self, model_name: str) -> None:
         self._model_name = model_name
         self._exposed: set[tuple[Gauge, tuple[str, ...]]] = set()
+        self._counted: set[tuple[Counter, str, str]] = set()  # with version, and outcome or status
 
     def show(self, roles: Mapping[str, tuple[str, int]], candidate_share: float) -> None:
         """`roles`: version and bytes by role; `candidate_share`: 0 to 1."""
@@ -31,3 +38,18 @@ class VersionMetrics:
         for (gauge, labels), value in shown.items():
             gauge.labels(*labels).set(value)
         self._exposed = set(shown)
+
+    def count(self, version: str, *, status: int, outcome: str, images: int) -> None:
+        """One request that this version was given."""
+        for counter, label, amount in (
+            (PREDICTOR_REQUESTS, str(status), 1),
+            (PREDICTOR_IMAGES, outcome, images),
+        ):
+            counter.labels(self._model_name, version, label).inc(amount)
+            self._counted.add((counter, version, label))
+
+    def forget(self, version: str) -> None:
+        """What was counted of a version that has left."""
+        for counter, counted, label in [each for each in self._counted if each[1] == version]:
+            counter.remove(self._model_name, counted, label)
+            self._counted.remove((counter, counted, label))

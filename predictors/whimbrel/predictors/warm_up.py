@@ -7,7 +7,7 @@ import time
 
 import numpy as np
 
-from whimbrel.core.errors import PackageRefused, WhimbrelError
+from whimbrel.core.errors import ModelFailed, WhimbrelError
 from whimbrel.predictors import batch_policy
 from whimbrel.predictors.batcher import Batcher
 from whimbrel.predictors.network import Description
@@ -21,7 +21,7 @@ async def warm_up(
 ) -> None:
     """One image first, its time not counted; then each doubling that pays, for `warm_up_seconds`.
 
-    With a fixed size, that size. Raises PackageRefused for a network that does not compute.
+    With a fixed size, that size. Raises ModelFailed for a network that does not compute, Unavailable for a device.
     """
     started, limits = time.monotonic(), settings.batch_limits
 
@@ -52,6 +52,4 @@ async def _compute(batcher: Batcher, description: Description, size: int, top_k:
     except WhimbrelError:
         raise
     except Exception as error:
-        raise PackageRefused(
-            f"expected the model {description.digest} to compute a batch of {size}; {error}"
-        ) from error
+        raise ModelFailed(f"expected the model {description.digest} to compute a batch of {size}; {error}") from error
