@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import Enum
@@ -11,7 +12,20 @@ from typing import TYPE_CHECKING, Any, Final
 from botocore.exceptions import BotoCoreError, ClientError
 
 from whimbrel.core.errors import InputRefused, Unavailable
-from whimbrel.core.results import Gone, Result, dump, gone_key, latest_key, parse_result, replaces, result_key
+from whimbrel.core.references import ObjectRef
+from whimbrel.core.results import (
+    GONE_NAME,
+    Gone,
+    Result,
+    dump,
+    gone_key,
+    latest_key,
+    parse_gone,
+    parse_result,
+    replaces,
+    result_key,
+    version_folder,
+)
 from whimbrel.core.s3 import as_whimbrel_error, error_code, is_missing, is_precondition_failure
 
 if TYPE_CHECKING:
@@ -66,6 +80,21 @@ class ResultStore:
         except (BotoCoreError, ClientError) as error:
             raise as_whimbrel_error(error, f"recording {ref.uri} as gone in bucket {self.bucket!r}") from error
         return Written.NEW if new else Written.DUPLICATE
+
+    def recorded(self, ref: ObjectRef) -> Iterator[Result | Gone]:
+        """What is written about one object version, under every model; another's objects are left out.
+
+        Raises NotFound or Unavailable when the store fails.
+        """
+        folder = version_folder(self._prefix(ref.bucket), ref)
+        try:
+            pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=f"{folder}/")
+            for each in (each for page in pages for each in page.get("Contents", [])):
+                stored = self._read(each["Key"])
+                if stored is not None and (record := _record(each["Key"][len(folder) + 1 :], stored[0])) is not None:
+                    yield record
+        except (BotoCoreError, ClientError) as error:
+            raise as_whimbrel_error(error, f"reading what is known of {ref.uri} in bucket {self.bucket!r}") from error
 
     def probed(self) -> ResultStore:
         """This store as it really is: two conditional puts of one small key tell, the second has to be refused.
@@ -137,6 +166,13 @@ class ResultStore:
                 return False
             raise
         return True
+
+
+def _record(name: str, content: bytes) -> Result | Gone | None:
+    try:
+        return parse_gone(content) if name == GONE_NAME else parse_result(content)
+    except InputRefused:
+        return None
 
 
 def _replaceable(content: bytes, result: Result) -> bool:

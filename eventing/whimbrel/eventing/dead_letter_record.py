@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import Final
 
 from whimbrel.core.cloudevent import Event, parse, structured
+from whimbrel.core.redelivery import REPLAY
 from whimbrel.core.results import DeadLetter, DeadLetterError
 from whimbrel.eventing.dead_letter_extensions import (
     ADDED,
@@ -18,7 +19,6 @@ from whimbrel.eventing.dead_letter_extensions import (
     ERROR_CODE,
     ERROR_DATA,
     ERROR_DESTINATION,
-    REPLAY,
 )
 from whimbrel.eventing.unreadable import UNREADABLE_TYPE, error_extensions
 

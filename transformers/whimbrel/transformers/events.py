@@ -33,6 +33,7 @@ from whimbrel.core.records import ObjectEvent, object_event
 from whimbrel.core.results import GONE_TYPE, PREDICTION_TYPE, Gone, Result, ResultEvent, ResultObject
 from whimbrel.transformers.classifier import Classifier, counted, log_answer
 from whimbrel.transformers.fetch import ObjectGone, ObjectReader
+from whimbrel.transformers.known import KnownAnswers
 from whimbrel.transformers.timing import FETCH, Timing
 
 logger = logging.getLogger(__name__)
@@ -61,6 +62,7 @@ class ObjectEvents:
     classifier: Classifier
     held_bytes: Budget
     max_image_bytes: int
+    known: KnownAnswers
 
     async def endpoint(self, request: Request) -> Response:
         body = await request.body()
@@ -108,24 +110,35 @@ class ObjectEvents:
                 raise
 
     async def _prediction(self, event: Event, happened: ObjectEvent) -> Event:
+        suspected = self.known.may_be_known(event)
+        known = await self.known.find(event, happened.object) if suspected else None
+        return self._answer(event, known or await self._classify(event, happened, suspected=suspected))
+
+    async def _classify(self, event: Event, happened: ObjectEvent, *, suspected: bool) -> Result:
         timing, ref = Timing(), happened.object
         size = self.max_image_bytes if ref.size is None else ref.size
         with counted():
             async with self.held_bytes.held(max(LEAST_BYTES, min(size, self.max_image_bytes))):
                 with timing.stage(FETCH), tracing.span("transformer.fetch"):
                     fetched = await self.reader.fetch(ref)
+                if suspected and fetched.ref.version != ref.version:  # RGW's pull mode does not tell which version
+                    known = await self.known.find(event, fetched.ref)
+                    if known is not None:
+                        return known
                 answer = await self.classifier.classify(fetched.content, timing, event.id)
         timing_ms = timing.finish()
         log_answer(answer, timing_ms)
-        result = Result(
+        return Result(
             object=ResultObject.of(fetched.ref),
             event=_result_event(event, happened),
             model=answer.model,
             predictions=answer.predictions,
             timing_ms=timing_ms,
         )
-        digest = answer.model.digest.removeprefix("sha256:")
-        return self._reply(event, PREDICTION_TYPE, digest[:16], ref.key, result)
+
+    def _answer(self, event: Event, result: Result) -> Event:
+        digest = result.model.digest.removeprefix("sha256:")
+        return self._reply(event, PREDICTION_TYPE, digest[:16], result.object.key, result)
 
     def _gone(self, event: Event, happened: ObjectEvent, reason: str) -> Event:
         ref = happened.object

@@ -9,6 +9,7 @@ from starlette.routing import Route
 
 from whimbrel.core import model_server
 from whimbrel.core.budget import Budget
+from whimbrel.core.result_store import ResultStore
 from whimbrel.core.s3 import s3_client
 from whimbrel.transformers.classifier import Classifier
 from whimbrel.transformers.connect import predictor_of
@@ -16,6 +17,7 @@ from whimbrel.transformers.decode import Limits
 from whimbrel.transformers.decoder import Decoder
 from whimbrel.transformers.events import CloudEventRoute, ObjectEvents
 from whimbrel.transformers.fetch import ObjectReader
+from whimbrel.transformers.known import KnownAnswers
 from whimbrel.transformers.model import TransformerModel
 from whimbrel.transformers.replies import CODECS
 from whimbrel.transformers.settings import TransformerSettings
@@ -30,7 +32,8 @@ def run(settings: TransformerSettings) -> None:
     classifier = Classifier(decoder, predictor)
     urls = _urls(settings)
     images = Images(reader, urls.fetch, settings.reference_buckets, held_bytes, settings.image_max_bytes)
-    events = ObjectEvents(settings.model_name, reader, classifier, held_bytes, settings.image_max_bytes)
+    known = _known(settings)
+    events = ObjectEvents(settings.model_name, reader, classifier, held_bytes, settings.image_max_bytes, known)
 
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:
@@ -40,6 +43,7 @@ def run(settings: TransformerSettings) -> None:
             await predictor.close()
             decoder.close()
             reader.close()
+            known.close()
             await urls.close()
 
     model_server.run(
@@ -66,6 +70,13 @@ def _reader(settings: TransformerSettings) -> ObjectReader:
         max_bytes=settings.image_max_bytes,
         max_seconds=settings.fetch_seconds,
     )
+
+
+def _known(settings: TransformerSettings) -> KnownAnswers:
+    if settings.results_bucket is None:
+        return KnownAnswers(None)
+    client = s3_client(settings, connections=settings.fetch_threads)
+    return KnownAnswers(ResultStore(client, settings.results_bucket, settings.results_prefix))
 
 
 def _urls(settings: TransformerSettings) -> UrlFetcher:

@@ -11,7 +11,7 @@ from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, mo
 from pydantic_settings import NoDecode
 
 from whimbrel.core.model_server import ModelServerSettings
-from whimbrel.core.settings import CommaSeparated, Port, S3Settings, Seconds, split_commas
+from whimbrel.core.settings import BucketName, CommaSeparated, Port, S3Settings, Seconds, split_commas
 from whimbrel.transformers.contract import Contract, contract_of
 from whimbrel.transformers.formats import DECODABLE
 from whimbrel.transformers.url_rule import UrlRule, parse_host_rule
@@ -48,6 +48,11 @@ class TransformerSettings(S3Settings, ModelServerSettings):
     reference_buckets: CommaSeparated = Field(
         default=(), description="buckets whose objects a request may name as s3://BUCKET/KEY; * for any; empty: none"
     )
+
+    results_bucket: BucketName | None = Field(
+        default=None, description="bucket of the results, where the answer of a redelivered event is looked up first"
+    )
+    results_prefix: str = Field(default="{bucket}", description="prefix of their keys, as the results sink has it")
 
     image_formats: CommaSeparated = Field(default=DECODABLE, description="formats to decode, by their content")
     image_max_bytes: int = Field(default=20 * MEBI, ge=1, le=1024 * MEBI, description="largest encoded image")
