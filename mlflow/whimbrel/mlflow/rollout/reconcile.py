@@ -1,0 +1,266 @@
+"""What a rollout does next: an ordered list of small steps, the first that has something to say decides; pure.
+
+The status says where the traffic is wanted, and is written before the traffic moves; a move that is already made is
+made again without harm. So a controller may be killed between any two lines, and the next one goes on from the status.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Final
+
+from whimbrel.mlflow.rollout.gates import Measure, Outcome, Verdict, judge, overall
+from whimbrel.mlflow.rollout.policy import Promotion, Step, Undecided, seconds
+from whimbrel.mlflow.rollout.resource import Decision, ModelRollout, Phase, Status
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """Where the requests go: `current` has all that `candidate` has not, which has `percent`. Both are versions.
+
+    `arrived`: every replica, or the routes, report it. `failed`: why the candidate cannot serve, if it cannot.
+    """
+
+    current: str
+    candidate: str | None = None
+    percent: int = 0
+    arrived: bool = True
+    failed: str | None = None
+
+    def like(self, other: Traffic) -> bool:
+        ours, theirs = (self.current, self.candidate, self.percent), (other.current, other.candidate, other.percent)
+        return ours == theirs
+
+    def __str__(self) -> str:
+        return f"{self.current}, {self.candidate} {self.percent}%" if self.candidate else f"{self.current} alone"
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """Of the canary. `harms` since its first step, in the order of time; `answers` of the candidate in this step."""
+
+    harms: Mapping[Measure, Sequence[float]] = field(default_factory=dict)
+    answers: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Backtested:
+    verdicts: tuple[Verdict, ...]
+    report: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """`backtested` is None until the backtest was made."""
+
+    now: datetime
+    traffic: Traffic
+    evidence: Evidence = Evidence()
+    backtested: Backtested | None = None
+
+
+_BEFORE_ANY_TRAFFIC: Final = frozenset({Phase.LOADING, Phase.BACKTEST})
+_JUDGED: Final = frozenset({Phase.CANARY, Phase.AWAITING_PROMOTION})
+_LEAVING: Final = frozenset({Phase.PROMOTING, Phase.ROLLING_BACK})
+
+
+def wanted(rollout: ModelRollout) -> Traffic:
+    """Where the traffic belongs by the status."""
+    champion, candidate = rollout.spec.champion.version, rollout.spec.candidate.version
+    match rollout.status.phase:
+        case Phase.PENDING | Phase.ROLLING_BACK | Phase.ROLLED_BACK:
+            return Traffic(champion)
+        case Phase.PROMOTING | Phase.PROMOTED:
+            return Traffic(candidate)
+        case _:
+            return Traffic(champion, candidate, rollout.status.percent)
+
+
+def moved_by_another_hand(rollout: ModelRollout, traffic: Traffic) -> bool:
+    """Whether the traffic was seen where it belongs, and is elsewhere now."""
+    return rollout.status.arrived is not None and not traffic.like(wanted(rollout))
+
+
+def next_status(rollout: ModelRollout, seen: Seen) -> Status:
+    """The status from now on; the same one while there is nothing to do but wait."""
+    for step in STEPS:
+        status = step(rollout, seen)
+        if status is not None:
+            return status
+    return rollout.status
+
+
+def _begin(rollout: ModelRollout, seen: Seen) -> Status | None:
+    status = rollout.status
+    if status.phase is not Phase.PENDING:
+        return None
+    if rollout.spec.decision is Decision.ABORT:
+        return status.entered(Phase.ROLLED_BACK, seen.now, "aborted by hand before it began")
+    message = f"loading version {rollout.spec.candidate.version} beside {rollout.spec.champion.version}"
+    return status.entered(Phase.LOADING, seen.now, message, started=seen.now)
+
+
+def _notice_another_hand(rollout: ModelRollout, seen: Seen) -> Status | None:
+    """Reported, never fought: from here on a person decides."""
+    if not moved_by_another_hand(rollout, seen.traffic):
+        return None
+    message = (
+        f"expected the traffic at {wanted(rollout)}, seen {seen.traffic}: another hand moved it; "
+        "set it back, or abort the rollout"
+    )
+    if rollout.spec.decision is Decision.ABORT:
+        return rollout.status.entered(Phase.ROLLED_BACK, seen.now, f"aborted by hand, the traffic left: {message}")
+    return _saying(rollout.status, message)
+
+
+def _abort(rollout: ModelRollout, seen: Seen) -> Status | None:
+    if rollout.spec.decision is not Decision.ABORT or rollout.status.phase in _LEAVING:
+        return None
+    return _rolling_back(rollout.status, seen, "aborted by hand")
+
+
+def _give_up_a_failed_candidate(rollout: ModelRollout, seen: Seen) -> Status | None:
+    if seen.traffic.failed is None or rollout.status.phase is Phase.ROLLING_BACK:
+        return None
+    return _rolling_back(rollout.status, seen, f"the candidate does not serve: {seen.traffic.failed}")
+
+
+def _end_at_the_deadline(rollout: ModelRollout, seen: Seen) -> Status | None:
+    status, policy = rollout.status, rollout.spec.policy
+    if status.phase in _LEAVING or status.started is None:
+        return None
+    if seen.now < status.started + timedelta(seconds=seconds(policy.deadline)):
+        return None
+    reason = f"nothing was decided within {policy.deadline}"
+    if policy.undecided is Undecided.PROMOTE and status.phase in _JUDGED:
+        return _promoting(status, seen, f"{reason}; the policy promotes then")
+    return _rolling_back(status, seen, reason)
+
+
+def _pause(rollout: ModelRollout, _: Seen) -> Status | None:
+    """Where it is, judged no further; a deadline and a failed candidate still end it."""
+    if rollout.spec.paused and rollout.status.phase not in _LEAVING:
+        return _saying(rollout.status, "paused by hand; `whimbrel rollout resume` goes on")
+    return None
+
+
+def _wait_for_arrival(rollout: ModelRollout, seen: Seen) -> Status | None:
+    status = rollout.status
+    if not (seen.traffic.arrived and seen.traffic.like(wanted(rollout))):
+        return status
+    return status.model_copy(update={"arrived": seen.now}) if status.arrived is None else None
+
+
+def _finish(rollout: ModelRollout, seen: Seen) -> Status | None:
+    status = rollout.status
+    if status.phase is Phase.PROMOTING:
+        return status.entered(Phase.PROMOTED, seen.now, status.message, percent=100)
+    if status.phase is Phase.ROLLING_BACK:
+        return status.entered(Phase.ROLLED_BACK, seen.now, status.message, percent=0)
+    return None
+
+
+def _promote_by_hand(rollout: ModelRollout, seen: Seen) -> Status | None:
+    if rollout.spec.decision is not Decision.PROMOTE:
+        return None
+    return _promoting(rollout.status, seen, "promoted by hand")
+
+
+def _after_loading(rollout: ModelRollout, seen: Seen) -> Status | None:
+    if rollout.status.phase is not Phase.LOADING:
+        return None
+    backtest = rollout.spec.policy.backtest
+    if backtest is None:
+        return _step(rollout, seen, 0, "no backtest by the policy")
+    return rollout.status.entered(Phase.BACKTEST, seen.now, f"both answer {backtest.objects} known objects")
+
+
+def _after_backtest(rollout: ModelRollout, seen: Seen) -> Status | None:
+    """What the backtest leaves undecided, the canary decides."""
+    status = rollout.status
+    if status.phase is not Phase.BACKTEST:
+        return None
+    if seen.backtested is None:
+        return status
+    told = status.model_copy(update={"backtest": seen.backtested.verdicts, "report": seen.backtested.report})
+    failed = [verdict.line() for verdict in seen.backtested.verdicts if verdict.outcome is Outcome.FAILED]
+    if failed and not rollout.spec.forced:
+        return _rolling_back(told, seen, f"refused by the backtest: {'; '.join(failed)}")
+    message = f"forced past the backtest: {'; '.join(failed)}" if failed else _summary("backtest", told.backtest)
+    return _step(rollout.model_copy(update={"status": told}), seen, 0, message)
+
+
+def _judge(rollout: ModelRollout, seen: Seen) -> Status | None:
+    status, policy = rollout.status, rollout.spec.policy
+    verdicts = tuple(judge(policy.gates, seen.evidence.harms, policy.alpha))
+    judged = status.model_copy(update={"verdicts": verdicts})
+    failed = [verdict.line() for verdict in verdicts if verdict.outcome is Outcome.FAILED]
+    if failed:
+        return _rolling_back(judged, seen, f"refused at {status.percent}%: {'; '.join(failed)}")
+    if status.phase is Phase.AWAITING_PROMOTION:
+        return judged
+    step = policy.steps[status.step]
+    waiting = _waits_for(step, judged, seen)
+    if waiting is not None:
+        return _saying(judged, f"{status.percent}%: {waiting}")
+    message = _summary(f"{status.percent}%", verdicts)
+    return _step(rollout.model_copy(update={"status": judged}), seen, status.step + 1, message)
+
+
+STEPS: Final[tuple[Callable[[ModelRollout, Seen], Status | None], ...]] = (
+    _begin,
+    _notice_another_hand,
+    _abort,
+    _give_up_a_failed_candidate,
+    _end_at_the_deadline,
+    _pause,
+    _wait_for_arrival,
+    _finish,
+    _promote_by_hand,
+    _after_loading,
+    _after_backtest,
+    _judge,
+)
+
+
+def _waits_for(step: Step, status: Status, seen: Seen) -> str | None:
+    """What this step still lacks; None when the next may come. Its time runs from the traffic's arrival."""
+    arrived = status.arrived or seen.now
+    if seen.now < arrived + timedelta(seconds=seconds(step.dwell)):
+        return f"dwells {step.dwell}"
+    if seen.evidence.answers < step.samples:
+        return f"{seen.evidence.answers} of {step.samples} answers of the candidate in this step"
+    if overall(status.verdicts) is Outcome.UNDECIDED:
+        return "undecided: " + ", ".join(v.measure for v in status.verdicts if v.outcome is Outcome.UNDECIDED)
+    return None
+
+
+def _step(rollout: ModelRollout, seen: Seen, index: int, message: str) -> Status:
+    """The canary's step `index`, or what follows the last one."""
+    status, policy = rollout.status, rollout.spec.policy
+    if index < len(policy.steps):
+        percent = policy.steps[index].percent
+        return status.entered(Phase.CANARY, seen.now, message, step=index, percent=percent)
+    if policy.promotion is Promotion.MANUAL:
+        said = f"{message}; `whimbrel rollout promote` ends it"
+        return status.entered(Phase.AWAITING_PROMOTION, seen.now, said)
+    return _promoting(status, seen, message)
+
+
+def _promoting(status: Status, seen: Seen, message: str) -> Status:
+    return status.entered(Phase.PROMOTING, seen.now, message, percent=100)
+
+
+def _rolling_back(status: Status, seen: Seen, message: str) -> Status:
+    return status.entered(Phase.ROLLING_BACK, seen.now, message, percent=0)
+
+
+def _saying(status: Status, message: str) -> Status:
+    return status.model_copy(update={"message": message})
+
+
+def _summary(what: str, verdicts: Sequence[Verdict]) -> str:
+    outcomes = ", ".join(f"{verdict.measure} {verdict.outcome}" for verdict in verdicts)
+    return f"{what}: {outcomes or 'no gates'}"

@@ -1,0 +1,169 @@
+"""The custom resource ModelRollout: what is rolled out and by which policy, and how far it has come; pure.
+
+`spec` belongs to whoever started it, `status` to the controller. All that a rollout knows is here or can be read again
+from what it watches, so any controller can be killed and another goes on.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any, Final
+
+from pydantic import AwareDatetime, BaseModel, Field, ValidationError, model_validator
+
+from whimbrel.core.errors import InputRefused
+from whimbrel.core.model_pointer import PointedVersion
+from whimbrel.mlflow.rollout.gates import Verdict
+from whimbrel.mlflow.rollout.policy import RESOURCE_CONFIG, Movement, Policy
+
+GROUP: Final = "rollout.whimbrel.dev"
+API_VERSION: Final = f"{GROUP}/v1"
+KIND: Final = "ModelRollout"
+PLURAL: Final = "modelrollouts"
+MAX_HISTORY: Final = 50
+
+
+class Phase(StrEnum):
+    """In this order, but for the ends: Loading and Backtest are at 0% of the traffic."""
+
+    PENDING = "Pending"
+    LOADING = "Loading"
+    BACKTEST = "Backtest"
+    CANARY = "Canary"
+    AWAITING_PROMOTION = "AwaitingPromotion"
+    PROMOTING = "Promoting"
+    PROMOTED = "Promoted"
+    ROLLING_BACK = "RollingBack"
+    ROLLED_BACK = "RolledBack"
+
+
+ENDS: Final = frozenset({Phase.PROMOTED, Phase.ROLLED_BACK})
+
+
+class Decision(StrEnum):
+    """By hand: it overrules the gates."""
+
+    PROMOTE = "Promote"
+    ABORT = "Abort"
+
+
+class Spec(BaseModel):
+    """`pointer`: s3:// address of the model pointer, where the movement is InPlace. `inferenceService`: whose
+    traffic moves. `forced`: the backtest is made and written down, but does not refuse."""
+
+    model_config = RESOURCE_CONFIG
+
+    model: str = Field(min_length=1, max_length=200)
+    inference_service: str = Field(min_length=1, max_length=63)
+    candidate: PointedVersion
+    champion: PointedVersion
+    pointer: str | None = Field(default=None, pattern=r"^s3://[^/]+/.+$")
+    policy: Policy = Field(default_factory=Policy)
+    paused: bool = False
+    decision: Decision | None = None
+    forced: bool = False
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Spec:
+        if (self.policy.movement is Movement.IN_PLACE) != (self.pointer is not None):
+            raise ValueError("pointer: expected with the movement InPlace and with no other")
+        if self.candidate.version == self.champion.version:
+            raise ValueError(f"candidate: expected another version than the champion, seen {self.champion.version!r}")
+        return self
+
+
+class Entry(BaseModel):
+    """One line of the story."""
+
+    model_config = RESOURCE_CONFIG
+
+    time: AwareDatetime
+    phase: Phase
+    percent: int
+    message: str
+
+
+class Status(BaseModel):
+    """`since`: when this phase and step began. `arrived`: when the traffic was last seen where the step wants it.
+
+    `champion` keeps what the traffic goes back to. `report`: where the backtest's report lies.
+    """
+
+    model_config = RESOURCE_CONFIG
+
+    phase: Phase = Phase.PENDING
+    step: int = 0
+    percent: int = 0
+    started: AwareDatetime | None = None
+    since: AwareDatetime | None = None
+    arrived: AwareDatetime | None = None
+    ended: AwareDatetime | None = None
+    message: str = ""
+    verdicts: tuple[Verdict, ...] = ()
+    backtest: tuple[Verdict, ...] = ()
+    report: str | None = None
+    history: tuple[Entry, ...] = ()
+    observed_generation: int | None = None
+
+    def entered(self, phase: Phase, now: datetime, message: str, **changes: Any) -> Status:
+        """This status in another phase or step, told in the history."""
+        percent = changes.get("percent", self.percent)
+        entry = Entry(time=now.astimezone(UTC), phase=phase, percent=percent, message=message)
+        history = (*self.history, entry)[-MAX_HISTORY:]
+        changes = {"since": now, "arrived": None, "history": history, "message": message, **changes}
+        if phase in ENDS:
+            changes["ended"] = now
+        return self.model_copy(update={"phase": phase, **changes})
+
+
+class ModelRollout(BaseModel):
+    """One rollout. `resource_version` is what a change of it has to be based on."""
+
+    model_config = RESOURCE_CONFIG
+
+    namespace: str
+    name: str
+    resource_version: str
+    generation: int
+    spec: Spec
+    status: Status
+
+    @property
+    def ended(self) -> bool:
+        return self.status.phase in ENDS
+
+
+def parse(document: dict[str, Any]) -> ModelRollout:
+    """Of the object as the Kubernetes API gives it. Raises InputRefused that names each wrong field."""
+    metadata = document.get("metadata", {})
+    try:
+        return ModelRollout(
+            namespace=metadata.get("namespace", "default"),
+            name=metadata["name"],
+            resource_version=str(metadata.get("resourceVersion", "")),
+            generation=int(metadata.get("generation", 1)),
+            spec=Spec.model_validate(document.get("spec", {})),
+            status=Status.model_validate(document.get("status") or {}),
+        )
+    except (ValidationError, KeyError) as error:
+        faults = (
+            "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
+            if isinstance(error, ValidationError)
+            else f"metadata.{error.args[0]}: expected one"
+        )
+        raise InputRefused(f"{KIND} {metadata.get('name', '')!r}: {faults}") from None
+
+
+def new(namespace: str, name: str, spec: Spec) -> dict[str, Any]:
+    """The object to create."""
+    return {
+        "apiVersion": API_VERSION,
+        "kind": KIND,
+        "metadata": {"namespace": namespace, "name": name},
+        "spec": spec.model_dump(mode="json", by_alias=True, exclude_none=True),
+    }
+
+
+def status_document(status: Status) -> dict[str, Any]:
+    return status.model_dump(mode="json", by_alias=True, exclude_none=True)
