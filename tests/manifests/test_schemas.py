@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from testbed.crds import Schemas, faults, load
 from whimbrel.core.kustomize import render
+from whimbrel.kube.lint.schemas import Schemas, faults, load
 from whimbrel.local.broker.durations import parse_duration
 
 ROOT = Path(__file__).parents[2]
@@ -21,7 +21,7 @@ OUR_ROOMS = {"predictors", "transformers", "eventing"}
 
 @pytest.fixture(scope="module")
 def schemas() -> Schemas:
-    return load(CRDS, KINDS)
+    return load([CRDS], KINDS)
 
 
 def custom(folder: Path) -> list[dict[str, Any]]:
@@ -42,7 +42,7 @@ def test_a_misspelt_field_is_a_fault(schemas: Schemas) -> None:
     service = copy.deepcopy(next(o for o in custom(OVERLAYS[0]) if o["kind"] == "InferenceService"))
     service["spec"]["predictor"]["minReplica"] = 1
 
-    assert any("minReplica" in line for line in faults(schemas, service))
+    assert any("minReplica" in message for _, message in faults(schemas, service))
 
 
 def pods(folder: Path) -> dict[str, dict[str, Any]]:

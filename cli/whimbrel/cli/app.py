@@ -9,6 +9,7 @@ import typer
 
 from whimbrel.cli import dead_letters, demo, model, results, up
 from whimbrel.cli.console import out
+from whimbrel.cli.lint import lint
 from whimbrel.cli.loadtest import loadtest
 from whimbrel.cli.put import put
 from whimbrel.cli.reconcile import reconcile
@@ -30,6 +31,7 @@ app.add_typer(dead_letters.app, name="dead-letters")
 app.command()(reconcile)
 app.add_typer(model.app, name="model")
 app.command()(loadtest)
+app.command()(lint)
 
 
 def _print_version(asked: bool) -> None:

@@ -36,6 +36,14 @@ _CLUSTER_SCOPED = frozenset(
 )
 
 
+class _Loader(yaml.SafeLoader):
+    """Reads y and n as kubectl does, as true and false: YAML 1.1 says so, and PyYAML leaves them out."""
+
+
+_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("^[yYnN]$"), list("yYnN"))
+_Loader.bool_values = {**yaml.SafeLoader.bool_values, "y": True, "n": False}
+
+
 class NotSupported(SettingsError):
     """A part of kustomize that only kubectl renders."""
 
@@ -223,7 +231,7 @@ def _refuse_duplicates(found: list[Rendered], file: Path) -> None:
 
 def _load(file: Path) -> list[Any]:
     try:
-        return list(yaml.safe_load_all(_read(file)))
+        return list(yaml.load_all(_read(file), Loader=_Loader))
     except (yaml.YAMLError, RecursionError) as error:
         raise SettingsError(f"{file}: {error}") from None
 

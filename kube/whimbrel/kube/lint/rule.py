@@ -97,7 +97,7 @@ def items(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
-def annotations(found: Object) -> Mapping[str, Any]:
+def annotations_of(found: Object) -> Mapping[str, Any]:
     return mapping(mapping(found.get("metadata")).get("annotations"))
 
 

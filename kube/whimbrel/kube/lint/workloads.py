@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from whimbrel.core.kustomize import Rendered
-from whimbrel.kube.lint.rule import Manifests, annotations, items, mapping
+from whimbrel.kube.lint.rule import Manifests, annotations_of, items, mapping
 
 KSERVE = "serving.kserve.io"
 KNATIVE = "serving.knative.dev"
@@ -64,7 +64,7 @@ class Component:
     @property
     def annotations(self) -> Mapping[str, Any]:
         """Its own beat the InferenceService's."""
-        return {**annotations(self.document.object), **mapping(self.spec.get("annotations"))}
+        return {**annotations_of(self.document.object), **mapping(self.spec.get("annotations"))}
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +87,7 @@ class Pod:
 
 def is_knative(document: Rendered) -> bool:
     """An InferenceService runs on Knative unless its annotation says otherwise."""
-    return annotations(document.object).get(MODE) not in STANDARD_NAMES
+    return annotations_of(document.object).get(MODE) not in STANDARD_NAMES
 
 
 def components(manifests: Manifests) -> Iterator[Component]:
