@@ -10,6 +10,7 @@ import pytest
 
 from testbed.ceph import ABSENT, INSTALLED, Ceph, ceph_cluster
 from testbed.engine import OneMachine, one_machine
+from testbed.rabbitmq import RabbitMq, rabbitmq_node
 from testbed.stores import CREDENTIALS, Store, moto_store
 
 if TYPE_CHECKING:
@@ -53,6 +54,13 @@ def ceph(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ceph]:
         pytest.skip(ABSENT)
     with ceph_cluster(tmp_path_factory.mktemp("ceph")) as cluster:
         yield cluster
+
+
+@pytest.fixture(scope="session")
+def rabbitmq(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitMq]:
+    """One RabbitMQ node for the whole run; a test uses queues of its own, and starts again what it kills."""
+    with rabbitmq_node(tmp_path_factory.mktemp("rabbitmq")) as node:
+        yield node
 
 
 @pytest.fixture(scope="session")

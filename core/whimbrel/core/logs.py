@@ -89,3 +89,5 @@ def configure(component: str, level: str = "info", *, stream: TextIO | None = No
         library.propagate = True
     for name in ("httpx", "httpcore", "botocore", "boto3", "urllib3", "uvicorn.access"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    for name in ("aiormq", "aio_pika"):  # each try of a connection; who tries says it once
+        logging.getLogger(name).setLevel(logging.CRITICAL)
