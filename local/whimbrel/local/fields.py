@@ -21,6 +21,8 @@ API_VERSIONS = {
     "ConfigMap": "v1",
     "Secret": "v1",
     "ClusterRole": "rbac.authorization.k8s.io/v1",
+    "ServiceAccount": "v1",
+    "ServingRuntime": "serving.kserve.io/v1alpha1",
 }
 
 _METADATA = ("metadata.name", "metadata.namespace", "metadata.labels", "metadata.annotations")
@@ -81,6 +83,8 @@ HONOURED: dict[str, tuple[str, ...]] = {
     "ConfigMap": ("data",),
     "Secret": ("data", "stringData", "type"),
     "ClusterRole": (),
+    "ServiceAccount": (),
+    "ServingRuntime": (),
 }
 
 NOT_ENFORCED: dict[str, tuple[str, ...]] = {
@@ -99,6 +103,8 @@ NOT_ENFORCED: dict[str, tuple[str, ...]] = {
     "ConfigMap": (),
     "Secret": (),
     "ClusterRole": ("rules",),
+    "ServiceAccount": ("automountServiceAccountToken",),
+    "ServingRuntime": ("spec",),
 }
 
 

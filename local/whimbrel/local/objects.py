@@ -205,16 +205,15 @@ class Secret(Applied):
         return {**decoded, **self.string_data}
 
 
-class ClusterRole(_Value):
-    """Permissions of a cluster: nothing asks for them here."""
+class Unasked(_Value):
+    """What only a cluster asks for."""
 
     kind: str
 
 
 _MODELS: dict[str, type[BaseModel]] = {
-    model.__name__: model
-    for model in (InferenceService, Service, Broker, Trigger, ContainerSource, ConfigMap, Secret, ClusterRole)
-}
+    model.__name__: model for model in (InferenceService, Service, Broker, Trigger, ContainerSource, ConfigMap, Secret)
+} | dict.fromkeys(("ClusterRole", "ServiceAccount", "ServingRuntime"), Unasked)
 
 
 class AppliedObjects:
