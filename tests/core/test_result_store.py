@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import uuid
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from testbed.ceph import Ceph
 from testbed.processes import free_port
 from testbed.records import result_of
 from whimbrel.core.errors import NotFound, Unavailable
-from whimbrel.core.result_store import ResultStore, Written
+from whimbrel.core.result_store import IfMatch, ResultStore, Written
 from whimbrel.core.results import Gone, Result, latest_key, parse_gone, parse_result
 from whimbrel.core.s3 import s3_client
 from whimbrel.core.settings import S3Settings
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
+
+Door = Callable[..., None]
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
@@ -37,6 +42,70 @@ def keys_in(s3: S3Client, bucket: str) -> list[str]:
 def test_a_store_with_conditional_puts_is_recognised(s3: S3Client, bucket: str) -> None:
     assert ResultStore(s3, bucket).probed().conditional_puts
     assert ResultStore(s3, bucket).probed().conditional_puts, "the probe may be there from an earlier start"
+
+
+class TestRgw:
+    """Ceph's gateway of 16.2, whose If-Match wants the eTag without quotes."""
+
+    @pytest.fixture
+    def results(self, ceph: Ceph) -> ResultStore:
+        bucket = f"results-{uuid.uuid4().hex[:8]}"
+        ceph.s3().create_bucket(Bucket=bucket)
+        return ResultStore(ceph.s3(), bucket).probed()
+
+    def test_its_conditional_puts_are_recognised_as_they_are(self, results: ResultStore) -> None:
+        assert (results.conditional_puts, results.if_match) == (True, IfMatch.BARE)
+        assert results.weaknesses == ()
+        assert results.probed() == results
+
+    def test_racing_writers_write_each_version_once_and_the_newest_wins(self, results: ResultStore) -> None:
+        versions = [
+            result_of("a.png", event_id=str(n), etag=f"e{n}", time=NOON + timedelta(seconds=n)) for n in range(6)
+        ]
+        with ThreadPoolExecutor(12) as pool:
+            outcomes = Counter(pool.map(results.write, versions * 4))
+        assert outcomes == {Written.NEW: 6, Written.DUPLICATE: 18}
+        assert latest(results.client, results.bucket, "a.png") == versions[-1]
+
+    def test_what_is_recorded_is_read_back(self, results: ResultStore) -> None:
+        result = result_of("ü//a.png")
+        results.write(result)
+        (recorded,) = results.recorded(result.object.ref)
+        assert recorded.model_copy(update={"recorded": None}) == result
+
+
+def test_a_store_of_which_a_condition_is_unknown_or_ignored_is_named(s3: S3Client, bucket: str) -> None:
+    """The bucket behind a door that leaves a header out, or refuses it: stores that are older or simpler."""
+
+    def seen_through(door: Door) -> ResultStore:
+        client = s3_client(S3Settings(s3_endpoint=s3.meta.endpoint_url))
+        client.meta.events.register("before-sign.s3.PutObject", door)
+        return ResultStore(client, bucket).probed()
+
+    def without(header: str) -> Door:
+        def door(request: Any, **_: Any) -> None:
+            del request.headers[header]
+
+        return door
+
+    def without_both(request: Any, **_: Any) -> None:
+        for header in ("If-Match", "If-None-Match"):
+            without(header)(request)
+
+    ignores_both = seen_through(without_both)
+    assert (ignores_both.conditional_puts, len(ignores_both.weaknesses)) == (False, 2)
+    ignores_match = seen_through(without("If-Match"))
+    assert (ignores_match.conditional_puts, ignores_match.if_match) == (True, IfMatch.ABSENT)
+    assert ignores_match.weaknesses == (
+        "it has no If-Match: an older event may replace the latest result of its key at the same instant",
+    )
+    newer = result_of("a.png", event_id="2", etag="e2", time=NOON + timedelta(minutes=1))
+    assert [ignores_match.write(each) for each in (newer, newer, result_of("a.png"))] == [
+        Written.NEW,
+        Written.DUPLICATE,
+        Written.NEW,
+    ]
+    assert latest(s3, bucket, "a.png") == newer
 
 
 def test_a_redelivered_event_writes_nothing_new(s3: S3Client, bucket: str) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import Enum
@@ -35,6 +36,7 @@ logger = logging.getLogger(__name__)
 
 _UNKNOWN_HEADER_STATUSES: Final = (400, 501)
 _PROBE_KEY = ".whimbrel/conditional-put-probe"
+_NO_ETAG: Final = '"00000000000000000000000000000000"'
 _MAX_RACES = 16  # writers of one key that may beat us in a row before the event is tried again
 
 
@@ -43,18 +45,35 @@ class Written(Enum):
     DUPLICATE = "duplicate"
 
 
+class IfMatch(Enum):
+    """How a store wants the eTag in `If-Match`."""
+
+    QUOTED = "quoted"  # as HTTP has it, and as the store gives it
+    BARE = "bare"  # RGW 16.2 compares the header as it is with the eTag without its quotes
+    ABSENT = "absent"  # it does not know the header, or ignores it
+
+
 @dataclass(frozen=True, slots=True)
 class ResultStore:
     """The results of one bucket. `prefix` may hold `{bucket}`, the bucket of the object. Blocking; thread-safe.
 
-    Where the store has no conditional puts (`conditional_puts` False), it is asked before each put instead: two
-    deliveries at the same instant may then both write, and an older event may win the latest of its key.
+    Where the store has no `If-None-Match` (`conditional_puts` False) or no `If-Match`, it is asked before each put
+    instead; `weaknesses` says what is then not promised. `probed` finds out.
     """
 
     client: S3Client
     bucket: str
     prefix: str = "{bucket}"
     conditional_puts: bool = True
+    if_match: IfMatch = IfMatch.QUOTED
+
+    @property
+    def weaknesses(self) -> tuple[str, ...]:
+        """What two writers at the same instant can do that they should not, a sentence each."""
+        once = "it has no If-None-Match: two deliveries at the same instant may both write a result"
+        latest = "it has no If-Match: an older event may replace the latest result of its key at the same instant"
+        replaces_safely = self.conditional_puts and self.if_match is not IfMatch.ABSENT
+        return (() if self.conditional_puts else (once,)) + (() if replaces_safely else (latest,))
 
     def write(self, result: Result) -> Written:
         """Write a result once, then make it the latest of its key where its event is the newest.
@@ -97,21 +116,38 @@ class ResultStore:
             raise as_whimbrel_error(error, f"reading what is known of {ref.uri} in bucket {self.bucket!r}") from error
 
     def probed(self) -> ResultStore:
-        """This store as it really is: two conditional puts of one small key tell, the second has to be refused.
+        """This store as it really is: conditional puts of one small key tell, those that are not met must be refused.
 
-        A store that takes both ignores conditions; one that answers 400 or 501 knows none. Any other failure says
+        A store that takes them ignores conditions; one that answers 400 or 501 knows none. Any other failure says
         nothing about that, and is raised: NotFound (no such bucket) or Unavailable.
         """
-        conditional = replace(self, conditional_puts=True)
         try:
-            conditional._put_once(_PROBE_KEY, b"")
-            return replace(self, conditional_puts=not conditional._put_once(_PROBE_KEY, b""))
+            conditional = replace(self, conditional_puts=True)
+            known = conditional._is_known(lambda: conditional._put_once(_PROBE_KEY, b"") or True)
+            once = known and not conditional._put_once(_PROBE_KEY, b"")
+            return replace(self, conditional_puts=once, if_match=self._probed_if_match() if once else IfMatch.ABSENT)
+        except (BotoCoreError, ClientError) as error:
+            raise as_whimbrel_error(error, f"looking at bucket {self.bucket!r}") from error
+
+    def _probed_if_match(self) -> IfMatch:
+        etag = self.client.head_object(Bucket=self.bucket, Key=_PROBE_KEY)["ETag"]
+        for form in (IfMatch.QUOTED, IfMatch.BARE):
+            store = replace(self, conditional_puts=True, if_match=form)
+            met = functools.partial(store._replace, _PROBE_KEY, b"", etag)
+            unmet = functools.partial(store._replace, _PROBE_KEY, b"", _NO_ETAG)
+            if store._is_known(met) and not store._is_known(unmet):
+                return form
+        return IfMatch.ABSENT
+
+    @staticmethod
+    def _is_known(put: Callable[[], bool]) -> bool:
+        """What a conditional put says; False also where the store does not know the header."""
+        try:
+            return put()
         except ClientError as error:
             if error.response["ResponseMetadata"]["HTTPStatusCode"] in _UNKNOWN_HEADER_STATUSES:
-                return replace(self, conditional_puts=False)
-            raise as_whimbrel_error(error, f"looking at bucket {self.bucket!r}") from error
-        except BotoCoreError as error:
-            raise as_whimbrel_error(error, f"looking at bucket {self.bucket!r}") from error
+                return False
+            raise
 
     def _prefix(self, bucket: str) -> str:
         return self.prefix.replace("{bucket}", bucket)
@@ -145,7 +181,9 @@ class ResultStore:
 
     def _replace(self, key: str, body: bytes, etag: str) -> bool:
         """False when the key is no longer what was read."""
-        return self._put(key, body, IfMatch=etag) if self.conditional_puts else self._put(key, body)
+        if not self.conditional_puts or self.if_match is IfMatch.ABSENT:
+            return self._put(key, body)
+        return self._put(key, body, IfMatch=etag.strip('"') if self.if_match is IfMatch.BARE else etag)
 
     def _put(self, key: str, body: bytes, **condition: str) -> bool:
         """False when the condition does not hold (S3 answers 404 to If-Match where there is no such key)."""

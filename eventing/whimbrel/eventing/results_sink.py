@@ -77,10 +77,6 @@ def write(event: Event, store: ResultStore) -> Written:
 
 def _looked_at(store: ResultStore) -> ResultStore:
     probed = store.probed()
-    if not probed.conditional_puts:
-        _log.warning(
-            "the store of bucket %r has no conditional puts: two deliveries at the same instant may both write a "
-            "result, and an older event may replace the latest result of its key",
-            store.bucket,
-        )
+    for weakness in probed.weaknesses:
+        _log.warning("the store of bucket %r: %s", store.bucket, weakness)
     return probed
