@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import uuid
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -39,6 +40,19 @@ class PulledBucket:
         """Of the objects whose events wait, at most 1000."""
         page = self.ask(lambda pubsub: pubsub.events(self.subscription, most=1000))
         return {event.record["info"]["key"]["name"] for event in page.events}
+
+    def await_all(self, arrived: Callable[[], bool], what: str) -> None:
+        """Wait for events. A zone that missed the word of a put looks again after 20 s, or at the next put."""
+        looks = itertools.count(1)
+
+        def arrived_or_nudged() -> bool:
+            if arrived():
+                return True
+            if next(looks) % 20 == 0:
+                self.put(FIRST)
+            return False
+
+        wait_for(arrived_or_nudged, what, 60)
 
     def put(self, *keys: str) -> None:
         client = self.ceph.s3()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import time
@@ -75,6 +76,8 @@ class RgwPubsubUpstream:
         self._postponed: dict[str, _Postponed] = {}
         self._busy: set[Hashable] = set()  # keys of both
         self._passed_over: set[Hashable] = set()  # keys with events that waited, since the first page
+        self._began = 0.0  # when the first page was asked for
+        self._freed = asyncio.Event()  # an event was accepted since the last listing began
         self._accepted: set[str] = set()  # since the last listing began, which may still show them
 
     @property
@@ -105,9 +108,7 @@ class RgwPubsubUpstream:
         if messages:
             self._empty_looks = 0
         elif self._marker is None:
-            self._empty_looks += 1
-            pause = FIRST_PAUSE_SECONDS * 2.0 ** min(self._empty_looks, 16)
-            await asyncio.sleep(min(pause, self._settings.rgw_idle_seconds))
+            await self._pause()
         return messages
 
     def read(self, message: Message) -> list[Event | Unreadable]:
@@ -122,6 +123,7 @@ class RgwPubsubUpstream:
                 await self._asked(self._opened().ack(self._settings.rgw_subscription, event_id))
             self._accepted.add(event_id)
             self._busy.discard(self._held.pop(event_id))
+            self._freed.set()
 
         # Of those that failed before, the rest is acknowledged already.
         names = [str(message.receipt) for message in messages if message.receipt in self._held]
@@ -145,16 +147,35 @@ class RgwPubsubUpstream:
         await self._http.aclose()
 
     async def _list(self) -> None:
+        if self._marker is None:
+            self._forget_absent()
         if self._marker is None or len(self._passed_over) >= MAX_POSTPONED:
             self._marker = None
             self._passed_over.clear()
+            self._began = time.monotonic()
         self._accepted.clear()
+        self._freed.clear()
         name, most = self._settings.rgw_subscription, self._settings.rgw_page_events
         page = await self._asked(self._opened().events(name, marker=self._marker, most=most))
         self._listed.extend(page.events)
         self._marker = page.next_marker
         if page.without_id:
             _log.error("left in the subscription: %d events without an id, which none can acknowledge", page.without_id)
+
+    def _forget_absent(self) -> None:
+        """What was due through all pages and did not come is gone: acknowledged elsewhere, or past its retention."""
+        for event_id in [name for name, note in self._postponed.items() if note.not_before < self._began]:
+            self._busy.discard(self._postponed.pop(event_id).key)
+
+    async def _pause(self) -> None:
+        """Longer after each empty look; not past what was postponed, nor past what an accepted event held up."""
+        self._empty_looks += 1
+        now = time.monotonic()
+        seconds = min(FIRST_PAUSE_SECONDS * 2.0 ** min(self._empty_looks, 16), self._settings.rgw_idle_seconds)
+        due = min((note.not_before - now for note in self._postponed.values()), default=seconds)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(max(FIRST_PAUSE_SECONDS, min(seconds, due))):
+                await (self._freed.wait() if self._passed_over else asyncio.Event().wait())
 
     def _handed_out(self, event: PulledEvent) -> list[Message]:
         """The event as a message, or none: in work, accepted, postponed, or behind an older one of its key."""
