@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import socket
 import struct
 from collections.abc import Iterator
@@ -207,3 +208,12 @@ def test_a_second_signal_ends_the_drain_and_the_model_is_left_last(tmp_path: Pat
         assert drained.status_code == 400  # the model still answers
         assert drained.headers["connection"] == "close"
         assert lines(process)[-1]["message"] == "left"
+
+
+def test_a_thread_that_hangs_does_not_outlive_the_grace(tmp_path: Path) -> None:
+    with echo_server(tmp_path / "log", "--drain-seconds", "0", "--grace-seconds", "0.2") as (process, url):
+        assert httpx.post(f"{url}/hang").status_code == 200
+        process.signal(signal.SIGTERM)
+
+        assert process.process.wait(60) == 1
+    assert lines(process)[-1]["message"] == "ending with work unfinished: drain and grace are over"

@@ -17,11 +17,22 @@ import grpc
 import httpx
 import pytest
 
+from testbed.dripping_store import dripping_store
 from testbed.predictors import Predictor, listening_ports, null_images, running_predictor, v2_document
 from testbed.processes import environment, free_port, running, wait_for
 from testbed.stores import CREDENTIALS, Store
+from whimbrel.core.package import digest_of_json
 
 DIGEST = "sha256:" + "1" * 64
+PORTS = {"WHIMBREL_HTTP_PORT": "0", "WHIMBREL_GRPC_PORT": "0"}
+ENDLESS = {
+    "schema": "whimbrel.dev/model/v1",
+    "task": "classification",
+    "architecture": "pt2",
+    "preset": {"height": 8, "width": 8},
+    "labels": ["a"],
+    "files": {"model.pt2": {"sha256": "1" * 64, "size": 2**30}},
+}
 
 
 def refused_start(*arguments: str, **extra: str) -> tuple[int, list[str]]:
@@ -115,6 +126,22 @@ def test_it_is_live_but_not_ready_while_it_loads_and_stops_at_once(tmp_path: Pat
     }
     assert (early.status_code, early.headers["retry-after"]) == (503, "1")
     assert over_grpc.value.code() == grpc.StatusCode.UNAVAILABLE
+
+
+@pytest.mark.torch
+def test_a_download_in_progress_ends_with_the_signal(tmp_path: Path) -> None:
+    digest = digest_of_json(ENDLESS)
+    options = ("--model-uri", "s3://models/endless", "--model-digest", digest, "--model-cache", str(tmp_path / "cache"))
+    with dripping_store(json.dumps(ENDLESS).encode()) as store:
+        extra = {**CREDENTIALS, "WHIMBREL_S3_ENDPOINT": store.url}
+        with running(
+            "whimbrel.predictors", "--model-name", "m", *options, log=tmp_path / "log", **PORTS, **extra
+        ) as it:
+            it.wait_until(store.dripping.is_set, "the download", 120)
+
+            assert it.stop() == 0
+    left = [path.name for path in (tmp_path / "cache").iterdir() if path.is_dir()]
+    assert left == []
 
 
 def test_a_full_queue_is_a_503_with_retry_after(tmp_path: Path) -> None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import errno
 import gc
+import json
+import subprocess
+import sys
 import threading
 import warnings
 import weakref
@@ -16,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
-from testbed.predictors import listening_ports, running_predictor
-from testbed.processes import answers, free_port, wait_for
+from testbed.predictors import running_predictor
+from testbed.processes import environment, free_port, wait_for
 from testbed.stores import Store
 from whimbrel.core.errors import PackageRefused, SettingsError
 from whimbrel.core.metrics import exposition
@@ -30,7 +33,7 @@ from whimbrel.core.settings import S3Settings, load
 from whimbrel.predictors.batcher import device_threads
 from whimbrel.predictors.memory import ran_short
 from whimbrel.predictors.null_network import null_network
-from whimbrel.predictors.pointer import PointerFollower
+from whimbrel.predictors.pointer import ATTEMPTS, PointerFollower
 from whimbrel.predictors.residents import Residents
 from whimbrel.predictors.settings import PredictorSettings
 from whimbrel.predictors.sources import Source
@@ -165,6 +168,26 @@ async def test_modules_are_kept_out_of_later_collections_and_networks_are_not(tm
         assert gc.get_freeze_count() > 50_000
         assert module() is None
         await residents.close()
+
+
+@pytest.mark.torch
+@pytest.mark.anyio
+@pytest.mark.parametrize(("drain_and_swap", "attempts"), [(False, ATTEMPTS), (True, 1)])
+async def test_a_version_that_does_not_compute_is_tried_a_few_times(
+    pointer: PointerStore, tmp_path: Path, drain_and_swap: bool, attempts: int
+) -> None:
+    broken = packaged(tmp_path / "2", "2", labels=9)
+    etag = pointer.write(Pointer(current=version("1")), None)
+    name = f"tried-{attempts}"
+    async with replica(pointer, model_name=name, max_batch_size=1) as (follower, residents):
+        pointer.write(Pointer(current=broken, drain_and_swap=drain_and_swap), etag)
+        for _ in range(ATTEMPTS + 2):
+            await follower.round()
+
+        assert held(residents) == {"current": "1"}
+        assert "expected a network with output" in str(follower.state()["error"])
+        line = f'whimbrel_predictor_loads_total{{model="{name}",outcome="failed"}} {attempts}.0'
+        assert line in exposition()[0].decode().splitlines()
 
 
 @pytest.mark.anyio
@@ -312,31 +335,68 @@ async def test_the_last_good_state_stays_while_the_store_is_away(pointer: Pointe
         assert follower.state()["error"] is None
 
 
-def test_a_process_follows_and_comes_back_on_the_pointers_state_when_killed(
+def test_a_process_killed_in_the_middle_of_its_swap_comes_back_on_the_pointers_state(
     store: Store, pointer: PointerStore, tmp_path: Path
 ) -> None:
     etag = pointer.write(Pointer(current=version("1")), None)
-    options = ("--pointer-poll-seconds", "0.2", "--null-delay-seconds", "0.2", "--warm-up-seconds", "0")
-    uri = f"pointer+{pointer.place.uri}"
-    with running_predictor(tmp_path / "log", *options, uri=uri, **store.settings_environment) as predictor:
+    options = ("--pointer-poll-seconds", "0.2", "--warm-up-seconds", "0")
+    uri, slow = f"pointer+{pointer.place.uri}", ("--null-delay-seconds", "2")  # the swap takes 8 s
+    with running_predictor(tmp_path / "slow", *options, *slow, uri=uri, **store.settings_environment) as predictor:
         assert metadata(predictor.url)["versions"] == ["1"]
         pointer.write(Pointer(current=version("1"), candidate=version("2"), share=30), etag)
-        wait_for(lambda: predictor.process.output().count('"message": "pointer"') == 2, "the new pointer")
+        wait_for(lambda: ("2", "LOADING") in states(predictor.url), "the swap")
+        predictor.process.process.kill()
+        predictor.process.process.wait(10)
 
-        tmp_path.joinpath("log").write_text("")
-        predictor.process.kill_and_restart()  # in the middle of its swap, or just after
-        predictor.process.wait_until(lambda: listening_ports(predictor.process), "the ports")
-        ports = listening_ports(predictor.process)
-        assert ports is not None
-        url = f"http://127.0.0.1:{ports[0]}"
-        wait_for(lambda: answers(f"{url}/v2/health/ready"), "readiness")
-        wait_for(lambda: metadata(url)["pointer"]["synced"], "the pointer's state")
+    with running_predictor(tmp_path / "log", *options, uri=uri, **store.settings_environment) as predictor:
+        wait_for(lambda: metadata(predictor.url)["pointer"]["synced"], "the pointer's state")
 
-        rows = {row["version"]: (row["role"], row["percent"]) for row in metadata(url)["residents"]}
+        rows = {row["version"]: (row["role"], row["percent"]) for row in metadata(predictor.url)["residents"]}
         assert rows == {"1": ("current", 70.0), "2": ("candidate", 30.0)}
         alive = len(pointer.live_replicas())
         assert predictor.process.stop() == 0
         assert len(pointer.live_replicas()) == alive - 1
+
+
+BROKEN_FOLLOWER = """
+import sys
+from whimbrel.predictors import __main__, pointer
+
+async def reported(self):
+    if self._residents.current is not None:
+        raise RuntimeError("a fault of ours")
+
+pointer.PointerFollower._report = reported
+sys.exit(__main__.main())
+"""
+
+
+def test_a_replica_that_no_longer_follows_drains_and_ends_with_an_error(
+    store: Store, pointer: PointerStore, tmp_path: Path
+) -> None:
+    pointer.write(Pointer(current=version("1")), None)
+    options = ("--model-name", "digits", "--model-uri", f"pointer+{pointer.place.uri}", "--drain-seconds", "0.1")
+    ports = ("--http-port", "0", "--grpc-port", "0")
+    ended = subprocess.run(
+        [sys.executable, "-c", BROKEN_FOLLOWER, *options, *ports],
+        env=environment(**store.settings_environment),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    messages = [json.loads(line)["message"] for line in ended.stderr.splitlines() if line.startswith("{")]
+    assert [each for each in messages if each in ("ready", "no longer following the pointer", "draining")] == [
+        "ready",
+        "no longer following the pointer",
+        "draining",
+    ]
+    assert ended.returncode == 1
+
+
+def states(url: str) -> list[tuple[str, str]]:
+    return [(row["version"], row["state"]) for row in metadata(url)["residents"]]
 
 
 def metadata(url: str) -> Any:

@@ -35,9 +35,12 @@ def code_of(status: int) -> StatusCode:
 
 @asynccontextmanager
 async def grpc_server(
-    dataplane: ServingDataPlane, *, host: str, port: int, max_message_bytes: int, grace_seconds: float
+    dataplane: ServingDataPlane, *, host: str, port: int, max_message_bytes: int, grace_seconds: Callable[[], float]
 ) -> AsyncIterator[int]:
-    """Serves while entered, yielding the port; leaving it refuses new calls and finishes those in flight."""
+    """Serves while entered, yielding the port; leaving it refuses new calls and finishes those in flight.
+
+    `grace_seconds`: how long that may take, asked when it begins.
+    """
     server = aio.server(
         interceptors=(_Border(),),
         options=[
@@ -57,7 +60,7 @@ async def grpc_server(
     try:
         yield bound
     finally:
-        await server.stop(grace_seconds)
+        await server.stop(grace_seconds())
 
 
 class _Border(aio.ServerInterceptor):  # type: ignore[misc]

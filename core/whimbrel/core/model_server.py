@@ -3,7 +3,8 @@
 Built from the SDK's parts, without its ModelServer, which binds 0.0.0.0, parses sys.argv and unloads the models at
 SIGTERM. A life goes: listen (live, not ready: 503) → `lifespan` entered → ready → SIGTERM → not ready, but
 everything that arrives within `drain_seconds` is still answered → what was accepted is finished, for at most
-`grace_seconds` → `lifespan` left → return.
+`grace_seconds` in all protocols together → `lifespan` left → return. A process that has not ended some seconds after
+that, for a thread that hangs, ends itself with status 1.
 
     class Digits(kserve_sdk.Model):
         async def predict(self, payload, headers=None): ...     # dict or bytes (V1), InferRequest (V2)
@@ -21,8 +22,11 @@ import asyncio
 import contextlib
 import logging
 import math
+import os
 import signal
 import socket
+import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
 
@@ -41,6 +45,7 @@ from whimbrel.core.settings import Port, Seconds, ServerSettings
 from whimbrel.core.sockets import listening_socket
 
 _BACKLOG = 2048
+_LEAVING_SECONDS = 5.0  # after drain and grace, for what `lifespan` has to let go of
 _KEEP_ALIVE_SECONDS = 75  # longer than the gateways in front keep theirs, so that they close first
 
 logger = logging.getLogger(__name__)
@@ -89,7 +94,7 @@ def run(
 
 
 async def _serve(model: Model, settings: ModelServerSettings, routes: Sequence[BaseRoute], lifespan: Lifespan) -> None:
-    serving, stopping = Serving(), _StopSignals()
+    serving, stopping = Serving(), _StopSignals(settings.drain_seconds + settings.grace_seconds)
     dataplane = dataplane_of(model, serving)
     limits = BodyLimits(settings.max_request_bytes, settings.body_seconds)
     bodies = Budget(settings.request_budget, "bytes of request bodies", max_wait_seconds=settings.wait_seconds)
@@ -106,7 +111,7 @@ async def _serve(model: Model, settings: ModelServerSettings, routes: Sequence[B
                     host=settings.http_host,
                     port=settings.grpc_port,
                     max_message_bytes=settings.max_request_bytes,
-                    grace_seconds=settings.grace_seconds,
+                    grace_seconds=stopping.seconds_left,
                 )
             )
         logger.info("listening", extra={"http_port": http_port, "grpc_port": grpc_port})
@@ -123,6 +128,8 @@ async def _serve(model: Model, settings: ModelServerSettings, routes: Sequence[B
 
 async def _entered(lifespan: Lifespan, loaded: AsyncExitStack, stopping: _StopSignals) -> bool:
     """Enter `lifespan`; False when a stop signal came first."""
+    if stopping.first.is_set():
+        return False
     try:
         async with asyncio.timeout(None) as loading:
             stopping.on_first = lambda: loading.reschedule(0)
@@ -137,16 +144,31 @@ async def _entered(lifespan: Lifespan, loaded: AsyncExitStack, stopping: _StopSi
 
 
 class _StopSignals:
-    def __init__(self) -> None:
+    """The first begins the end, the second ends the drain. `seconds`: what everything after the first may take."""
+
+    def __init__(self, seconds: float) -> None:
         self.first, self.second = asyncio.Event(), asyncio.Event()
         self.on_first: Callable[[], None] | None = None
+        self._seconds, self._deadline = seconds, math.inf
 
     def received(self) -> None:
         if self.first.is_set():
             self.second.set()
+            return
         self.first.set()
+        self._deadline = time.monotonic() + self._seconds
+        self._end_the_process_later()
         if self.on_first is not None:
             self.on_first()
+
+    def seconds_left(self) -> float:
+        return max(0.0, self._deadline - time.monotonic())
+
+    def _end_the_process_later(self) -> None:
+        """Threads that hang, in a download or on a device, would keep it alive for ever."""
+        timer = threading.Timer(self._seconds + _LEAVING_SECONDS, _end_the_process)
+        timer.daemon = True
+        timer.start()
 
     @contextmanager
     def installed(self) -> Iterator[None]:
@@ -158,6 +180,11 @@ class _StopSignals:
         finally:
             for number in numbers:
                 loop.remove_signal_handler(number)
+
+
+def _end_the_process() -> None:
+    logger.error("ending with work unfinished: drain and grace are over")
+    os._exit(1)
 
 
 class _HttpServer(uvicorn.Server):
@@ -180,7 +207,6 @@ async def _http_server(app: ASGIApp, settings: ModelServerSettings, stopping: _S
             server_header=False,
             backlog=_BACKLOG,
             timeout_keep_alive=_KEEP_ALIVE_SECONDS,
-            timeout_graceful_shutdown=math.ceil(settings.grace_seconds),
         )
     )
     task = asyncio.create_task(server.serve(sockets=[listener]))
@@ -188,6 +214,7 @@ async def _http_server(app: ASGIApp, settings: ModelServerSettings, stopping: _S
     try:
         yield port
     finally:
+        server.config.timeout_graceful_shutdown = math.ceil(min(stopping.seconds_left(), settings.grace_seconds))
         server.should_exit = True
         await task
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Final, Literal
@@ -30,6 +31,7 @@ EXPORTED = "model.pt2"
 EXPORTED_ARCHITECTURE = "pt2"
 MAX_MANIFEST_BYTES = 4 * 1024 * 1024
 MAX_SIDE_PIXELS = 4096
+_CHUNK_BYTES = 1024 * 1024
 
 Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
 Channels = tuple[float, float, float]
@@ -160,17 +162,21 @@ def read_manifest(folder: Path) -> tuple[Manifest, str]:
         return parse_manifest(file.read(MAX_MANIFEST_BYTES + 1))
 
 
-def verify(folder: Path, expected_digest: str | None) -> Package:
+def go_on() -> None:
+    """The `check` of what nothing interrupts: called every so often, and raises where the work should end."""
+
+
+def verify(folder: Path, expected_digest: str | None, check: Callable[[], None] = go_on) -> Package:
     """Check every file of the package in `folder` against model.json, and model.json against `expected_digest`.
 
     `expected_digest` None checks the package only against itself: for making and showing one, never for serving.
-    Raises PackageRefused with what was expected and seen.
+    Raises PackageRefused with what was expected and seen, and what `check` raises.
     """
     manifest, digest = read_manifest(folder)
     if expected_digest is not None and digest != expected_digest:
         raise PackageRefused(f"expected the model package {expected_digest}, seen {digest} in {folder}")
     for name, entry in manifest.files.items():
-        _verify_file(folder, name, entry)
+        _verify_file(folder, name, entry, check)
     return Package(folder, manifest, digest)
 
 
@@ -189,18 +195,22 @@ def write_manifest(folder: Path, manifest_fields: dict[str, Any], file_names: li
     return verify(folder, None)
 
 
-def sha256_of_file(path: Path) -> str:
+def sha256_of_file(path: Path, check: Callable[[], None] = go_on) -> str:
+    digest = hashlib.sha256()
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        while chunk := file.read(_CHUNK_BYTES):
+            check()
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
-def _verify_file(folder: Path, name: str, entry: FileEntry) -> None:
+def _verify_file(folder: Path, name: str, entry: FileEntry, check: Callable[[], None]) -> None:
     path = folder / name
     if not path.is_file() or not path.resolve().is_relative_to(folder.resolve()):
         raise PackageRefused(f"expected the file {name} inside the model package {folder}, seen none")
     size = path.stat().st_size
     if size != entry.size:
         raise PackageRefused(f"expected {entry.size} bytes in {path}, seen {size}")
-    seen = sha256_of_file(path)
+    seen = sha256_of_file(path, check)
     if seen != entry.sha256:
         raise PackageRefused(f"expected sha256 {entry.sha256} of {path}, seen {seen}")

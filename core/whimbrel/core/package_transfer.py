@@ -2,16 +2,16 @@
 
 A download lands in a folder of its own and is renamed to its digest once every file was verified, so whatever is
 in the cache under a digest is whole. A process that is killed half-way leaves a folder that the next one removes.
+Who removes packages from the cache, and when, is `package_cache`'s.
 """
 
 from __future__ import annotations
 
-import fcntl
 import re
 import shutil
-import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
@@ -20,7 +20,17 @@ from boto3.exceptions import S3UploadFailedError
 from botocore.exceptions import BotoCoreError, ClientError
 
 from whimbrel.core.errors import PackageRefused, Unavailable
-from whimbrel.core.package import MANIFEST, MAX_MANIFEST_BYTES, Manifest, Package, parse_manifest, read_manifest, verify
+from whimbrel.core.package import (
+    MANIFEST,
+    MAX_MANIFEST_BYTES,
+    Manifest,
+    Package,
+    go_on,
+    parse_manifest,
+    read_manifest,
+    verify,
+)
+from whimbrel.core.package_cache import Hold, downloading, hold, partial_folder, put_away, shrink
 from whimbrel.core.references import ObjectRef
 from whimbrel.core.s3 import as_whimbrel_error
 
@@ -28,31 +38,62 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 MAX_PACKAGE_BYTES = 16 * 1024**3
-_CHUNK_BYTES = 1024 * 1024
-_PARTIAL = ".partial"
+_CHUNK_BYTES = 256 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A verified package that nobody removes before its release; one that lies outside the cache nobody does anyway."""
+
+    package: Package
+    hold: Hold | None
+
+    def release(self) -> None:
+        if self.hold is not None:
+            self.hold.release()
 
 
 def fetch(
     uri: str, digest: str, cache: Path, client: S3Client | None, *, max_bytes: int = MAX_PACKAGE_BYTES
 ) -> Package:
-    """The package at `uri`, every file verified against `digest` (`sha256:<hex>`).
+    """The package at `uri` as `fetch_held` has it, for who is alone with the cache."""
+    held = fetch_held(uri, digest, cache, client, max_bytes=max_bytes)
+    held.release()
+    return held.package
 
-    `s3://bucket/prefix` is downloaded once into `cache/<hex>`; `file:///folder` is verified where it lies. Raises
-    PackageRefused (another digest, malformed, too large), NotFound and Unavailable (the store; a disk too full;
-    another process downloading the same).
+
+def fetch_held(
+    uri: str,
+    digest: str,
+    cache: Path,
+    client: S3Client | None,
+    *,
+    max_bytes: int = MAX_PACKAGE_BYTES,
+    cache_bytes: int | None = None,
+    check: Callable[[], None] = go_on,
+) -> Held:
+    """The package at `uri`, every file verified against `digest` (`sha256:<hex>`), and held.
+
+    `s3://bucket/prefix` is downloaded once into `cache/<hex>`; `file:///folder` is verified where it lies. Before a
+    download, packages that nobody uses make room for it within `cache_bytes`. `check` is called before each chunk,
+    and ends the work by raising. Raises PackageRefused (another digest, malformed, too large), NotFound and
+    Unavailable (the store; a disk too full; another process downloading the same).
     """
     _check_digest(uri, digest)
     local = _local_folder(uri)
     if local is not None:
-        return verify(local, digest)
+        return Held(verify(local, digest, check), None)
     client = _client_for(uri, client)
     folder = cache / digest.removeprefix("sha256:")
-    if folder.is_dir():
-        try:
-            return verify(folder, digest)
-        except PackageRefused:
-            shutil.rmtree(folder)  # damaged since it was written
-    return _download(ObjectRef.from_uri(uri), digest, folder, client, max_bytes)
+    held = hold(folder)
+    try:
+        with suppress(PackageRefused):  # not there, or damaged since it was written
+            return Held(verify(folder, digest, check), held)
+        download = _Download(ObjectRef.from_uri(uri), digest, client, check)
+        return Held(_download(download, folder, max_bytes, cache_bytes), held)
+    except BaseException:
+        held.release()
+        raise
 
 
 def manifest_of(uri: str, digest: str, cache: Path, client: S3Client | None) -> Manifest:
@@ -105,24 +146,33 @@ def _client_for(uri: str, client: S3Client | None) -> S3Client:
     return client
 
 
-def _download(source: ObjectRef, digest: str, folder: Path, client: S3Client, max_bytes: int) -> Package:
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with _alone(folder):
-        for left in folder.parent.glob(f"{folder.name}.*{_PARTIAL}"):
-            shutil.rmtree(left)
-        content, manifest = _fetch_manifest(source, digest, client)
-        _check_size(manifest, folder.parent, max_bytes)
-        partial = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", suffix=_PARTIAL, dir=folder.parent))
+@dataclass(frozen=True, slots=True)
+class _Download:
+    source: ObjectRef
+    digest: str
+    client: S3Client
+    check: Callable[[], None]
+
+
+def _download(download: _Download, folder: Path, max_bytes: int, cache_bytes: int | None) -> Package:
+    with downloading(folder):
+        if folder.is_dir():
+            with suppress(PackageRefused):  # another process was faster
+                return verify(folder, download.digest, download.check)
+            put_away(folder)
+        content, manifest = _fetch_manifest(download.source, download.digest, download.client)
+        _make_room(manifest, folder.parent, max_bytes, cache_bytes)
+        partial = partial_folder(folder)
         try:
             (partial / MANIFEST).write_bytes(content)
             for name, entry in manifest.files.items():
-                _fetch_file(source, name, entry.size, partial / name, client)
-            verify(partial, digest)
+                _fetch_file(download, name, entry.size, partial / name)
+            verify(partial, download.digest, download.check)
             partial.rename(folder)
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
             raise
-    return Package(folder, manifest, digest)
+    return Package(folder, manifest, download.digest)
 
 
 def _fetch_manifest(source: ObjectRef, digest: str, client: S3Client) -> tuple[bytes, Manifest]:
@@ -136,40 +186,34 @@ def _fetch_manifest(source: ObjectRef, digest: str, client: S3Client) -> tuple[b
     return content, manifest
 
 
-def _fetch_file(source: ObjectRef, name: str, size: int, path: Path, client: S3Client) -> None:
+def _fetch_file(download: _Download, name: str, size: int, path: Path) -> None:
+    source = download.source
     path.parent.mkdir(parents=True, exist_ok=True)
+    download.check()
     with _store_errors(f"download of {name} from {source.uri}"), path.open("wb") as file:
-        body = client.get_object(Bucket=source.bucket, Key=_key_of(source, name))["Body"]
+        body = download.client.get_object(Bucket=source.bucket, Key=_key_of(source, name))["Body"]
         written = 0
         for chunk in body.iter_chunks(_CHUNK_BYTES):
+            download.check()
             written += len(chunk)
             if written > size:
                 raise PackageRefused(f"expected {size} bytes in {name} at {source.uri}, seen more")
             file.write(chunk)
 
 
-def _check_size(manifest: Manifest, cache: Path, max_bytes: int) -> None:
-    needed, free = sum(entry.size for entry in manifest.files.values()), shutil.disk_usage(cache).free
+def _make_room(manifest: Manifest, cache: Path, max_bytes: int, cache_bytes: int | None) -> None:
+    needed = sum(entry.size for entry in manifest.files.values())
     if needed > max_bytes:
         raise PackageRefused(f"expected a model package of at most {max_bytes} bytes, seen {needed}")
+    if cache_bytes is not None:
+        shrink(cache, max(0, cache_bytes - needed))
+    free = shutil.disk_usage(cache).free
     if needed > free:
         raise Unavailable(f"a model package of {needed} bytes needs room in {cache}, where {free} bytes are free")
 
 
 def _key_of(source: ObjectRef, name: str) -> str:
     return f"{source.key.rstrip('/')}/{name}"
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Only one process downloads one package into one cache; the lock ends with its process, however that ends."""
-    lock = folder.with_name(f"{folder.name}.lock")
-    with lock.open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise Unavailable(f"another process downloads {folder.name} now", retry_after_seconds=1) from None
-        yield
 
 
 @contextmanager

@@ -11,12 +11,14 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+import threading
 import time
 from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from whimbrel.core import package_cache
 from whimbrel.core.errors import InputRefused, NotFound, Unavailable, WhimbrelError
 from whimbrel.core.metrics import PREDICTOR_FREE_BYTES, PREDICTOR_LOADS, PREDICTOR_SWAP_SECONDS
 from whimbrel.predictors import memory, sources
@@ -76,6 +78,7 @@ class Residents:
         self.stages = Stages()  # of the last load
         self.metrics = VersionMetrics(settings.model_name)
         self._change: asyncio.Task[None] | None = None
+        self._ending = threading.Event()
 
     @property
     def health(self) -> DeviceHealth:
@@ -116,7 +119,8 @@ class Residents:
         await self._alone(self._retire(resident))
 
     async def close(self) -> None:
-        """Finish what was accepted."""
+        """Finish what was accepted; a load in progress ends."""
+        self._ending.set()
         if self._change is not None:
             self._change.cancel()
             await asyncio.wait([self._change])
@@ -165,9 +169,8 @@ class Residents:
                 needed = await asyncio.to_thread(sources.needed_bytes, source, self._settings)
             self._check_room(source, needed, self._leaving(drain_and_swap))
             with self.stages.timed("fetch and verify"):
-                located = await asyncio.to_thread(sources.locate, source, self._settings)
-            await self._make_room(located, drain_and_swap)
-            resident = await self._started(located)
+                located = await self._located(source)
+            resident = await self._started(located, self._leaving(drain_and_swap))
         except Exception as failed:
             error = _as_shortage(failed, source)
             reason = str(error) if isinstance(error, WhimbrelError) else f"unexpected {type(error).__name__}"
@@ -175,9 +178,7 @@ class Residents:
             PREDICTOR_LOADS.labels(self._settings.model_name, "failed").inc()
             if current is not None and self.current is None:
                 logger.warning("loading the former version again: %s", reason)
-                self.roles[CURRENT] = await self._started(
-                    await asyncio.to_thread(sources.locate, current.source, self._settings)
-                )
+                self.roles[CURRENT] = await self._started(await self._located(current.source))
                 self._show()
             raise error from failed.__cause__
         finally:
@@ -186,10 +187,23 @@ class Residents:
         PREDICTOR_LOADS.labels(self._settings.model_name, "loaded").inc()
         return resident
 
-    async def _started(self, located: Located) -> Resident:
-        with self.stages.timed("build"):
-            network = await asyncio.to_thread(sources.build, located, self._settings)
+    async def _located(self, source: Source) -> Located:
+        return await asyncio.to_thread(sources.locate, source, self._settings, self._check_goes_on)
+
+    def _check_goes_on(self) -> None:
+        """For threads, which nobody can cancel. Raises Unavailable at the end."""
+        if self._ending.is_set():
+            raise Unavailable("expected the time to load a version, seen the end of this predictor")
+
+    async def _started(self, located: Located, leaving: Sequence[Resident] | None = None) -> Resident:
+        """`leaving`: what may make room for it; None where there is some."""
         async with AsyncExitStack() as life:
+            life.push_async_callback(self._shrink_cache)
+            life.callback(located.release)
+            if leaving is not None:
+                await self._make_room(located, leaving)
+            with self.stages.timed("build"):
+                network = await asyncio.to_thread(sources.build, located, self._settings)
             life.push_async_callback(asyncio.to_thread, memory.give_back)
             life.callback(network.close)
             life.callback(self.metrics.forget, located.version)
@@ -203,9 +217,14 @@ class Residents:
             description = network.description
             return Resident(located.version, located.source, description, batcher, located.needed_bytes, life.pop_all())
 
-    async def _make_room(self, located: Located, drain_and_swap: bool) -> None:
+    async def _shrink_cache(self) -> None:
+        try:
+            await asyncio.to_thread(package_cache.shrink, self._settings.model_cache, self._settings.model_cache_bytes)
+        except OSError as error:
+            logger.warning("packages that nobody uses stay in the cache: %s", error)
+
+    async def _make_room(self, located: Located, leaving: Sequence[Resident]) -> None:
         """Unload what no request needs, as far as necessary; whether that is enough is known before it begins."""
-        leaving = self._leaving(drain_and_swap)
         self._check_room(located.source, located.needed_bytes, leaving)
         for resident in leaving:
             if located.needed_bytes <= self._free_bytes():

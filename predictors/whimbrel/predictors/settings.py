@@ -34,6 +34,11 @@ class PredictorSettings(ModelServerSettings, S3Settings):
     model_cache: Path = Field(
         default=Path(tempfile.gettempdir()) / "whimbrel-models", description="folder that packages are downloaded to"
     )
+    model_cache_bytes: int = Field(
+        default=2 * 1024**3,
+        ge=0,
+        description="bytes of packages kept there; above it those that no process uses are removed, oldest use first",
+    )
     mlflow_tracking_uri: HttpUrl | None = Field(default=None, description="MLflow's URL, for models:/ URIs")
     start_timeout_seconds: Seconds = Field(
         default=120.0, description="longest wait at the start for a store or a registry that does not answer"

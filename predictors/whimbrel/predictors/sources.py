@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from urllib.parse import unquote, urlsplit
 
 from whimbrel.core import package_transfer, registry
 from whimbrel.core.errors import InputRefused, PackageRefused
-from whimbrel.core.package import EXPORTED_ARCHITECTURE, MAX_SIDE_PIXELS, Manifest, Package
+from whimbrel.core.package import EXPORTED_ARCHITECTURE, MAX_SIDE_PIXELS, Manifest, Package, go_on
+from whimbrel.core.package_transfer import Held
 from whimbrel.core.s3 import s3_client
 from whimbrel.predictors import memory
 from whimbrel.predictors.network import Network
@@ -31,12 +32,19 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Located:
-    """A version whose package is here and verified; null: has none. `needed_bytes`: memory that its weights take."""
+    """A version whose package is here, verified, and held until its release; null: has none.
+
+    `needed_bytes`: memory that its weights take.
+    """
 
     version: str
     source: Source
-    package: Package | None
+    held: Held | None
     needed_bytes: int
+
+    def release(self) -> None:
+        if self.held is not None:
+            self.held.release()
 
 
 def source_of(settings: PredictorSettings) -> Source:
@@ -74,24 +82,29 @@ def needed_bytes(source: Source, settings: PredictorSettings) -> int:
     return _needed_bytes(manifest, settings.max_batch_size)
 
 
-def locate(source: Source, settings: PredictorSettings) -> Located:
+def locate(source: Source, settings: PredictorSettings, check: Callable[[], None] = go_on) -> Located:
     """The verified package of `source`, downloaded where it has to be. Nothing loads that nobody pinned.
 
-    Raises PackageRefused, NotFound, Unavailable and SettingsError.
+    `check` is called every so often and ends it by raising. Raises PackageRefused, NotFound, Unavailable and
+    SettingsError.
     """
     if source.uri.startswith(_NULL):
         return Located(source.version or "null", source, None, 0)
     resolved, digest = _pinned(source, settings)
-    package = package_transfer.fetch(resolved.uri, digest, settings.model_cache, s3_client(settings))
-    version = resolved.version or package.digest.removeprefix("sha256:")[:12]
-    return Located(version, resolved, package, _needed_bytes(package.manifest, settings.max_batch_size))
+    held = package_transfer.fetch_held(
+        *(resolved.uri, digest, settings.model_cache, s3_client(settings)),
+        cache_bytes=settings.model_cache_bytes,
+        check=check,
+    )
+    version = resolved.version or digest.removeprefix("sha256:")[:12]
+    return Located(version, resolved, held, _needed_bytes(held.package.manifest, settings.max_batch_size))
 
 
 def build(located: Located, settings: PredictorSettings) -> Network:
     """The network in memory. Raises PackageRefused."""
-    if located.package is None:
+    if located.held is None:
         return _null_network(located.source, settings)
-    return _torch_network(located.package, settings)
+    return _torch_network(located.held.package, settings)
 
 
 def _resolved(source: Source, settings: PredictorSettings) -> Source:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
+import threading
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -45,6 +47,12 @@ async def bug(_: Request) -> Response:
     raise KeyError("secret detail")
 
 
+async def hang(_: Request) -> Response:
+    """A thread that nobody can end."""
+    threading.Thread(target=time.sleep, args=(3600,)).start()
+    return Response()
+
+
 async def wait(request: Request) -> Response:
     await request.body()
     try:
@@ -67,7 +75,7 @@ def main() -> None:
         yield
         logger.info("left")
 
-    routes = [Route(f"/{route.__name__}", route, methods=["POST"]) for route in (length, quota, bug, wait)]
+    routes = [Route(f"/{route.__name__}", route, methods=["POST"]) for route in (length, quota, bug, hang, wait)]
     try:
         run(model, settings, routes=routes, lifespan=lifespan)
     except WhimbrelError as error:
