@@ -16,7 +16,7 @@ from starlette.types import Receive, Scope, Send
 from whimbrel.local import loopback
 from whimbrel.local.api import about, bodies, discovery, options, patches, pod_logs, tables
 from whimbrel.local.api.access import Access
-from whimbrel.local.api.admission import Judge, by_table
+from whimbrel.local.api.admission import Judge
 from whimbrel.local.api.faults import (
     ApiFault,
     BadRequest,
@@ -28,7 +28,7 @@ from whimbrel.local.api.faults import (
 )
 from whimbrel.local.api.kinds import POD
 from whimbrel.local.api.paths import Target, parse
-from whimbrel.local.api.pod_logs import PodLogs, no_logs
+from whimbrel.local.api.pod_logs import PodLogs
 from whimbrel.local.api.resources import Answer, Resources
 from whimbrel.local.api.settings import ApiSettings
 from whimbrel.local.api.storage import Storage
@@ -49,13 +49,12 @@ class Api:
         access: Access,
         settings: ApiSettings,
         *,
-        judge: Judge = by_table,
-        logs: PodLogs = no_logs,
+        judge: Judge,
+        logs: PodLogs,
     ) -> None:
         self._storage, self._access, self._settings, self._logs = storage, access, settings, logs
         self._resources = Resources(storage, judge)
-        self._in_flight = 0
-        self._streams = 0
+        self._in_flight = self._streams = self._unanswered = 0
         self._places: set[Watch] = set()
         self._stopping = False
 
@@ -65,15 +64,21 @@ class Api:
         for place in [*self._places]:
             place.stop()
 
+    @property
+    def is_idle(self) -> bool:
+        return self._unanswered == 0
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return
-        request = Request(scope, receive)
+        self._unanswered += 1
         try:
-            response = await self._answered(request)
+            response = await self._answered(Request(scope, receive))
+            await response(scope, receive, send)
         except ClientDisconnect:
             return
-        await response(scope, receive, send)
+        finally:
+            self._unanswered -= 1
 
     async def _answered(self, request: Request) -> Response:
         try:

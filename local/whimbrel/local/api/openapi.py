@@ -22,9 +22,11 @@ _INTEGERS = frozenset(
         *("canaryTrafficPercent", "containerPort", "periodSeconds", "failureThreshold", "replicas", "percent"),
     )
 )
+_BOOLEANS = frozenset(("automountServiceAccountToken", "enableServiceLinks"))
 _MAPS = frozenset(("labels", "annotations", "attributes", "extensions", "data", "stringData", "emptyDir", "resources"))
 _LISTS = frozenset(("args", "command", "envFrom", "volumeMounts", "filters", "rules"))
 _HONOURED, _NOT_ENFORCED = "Honoured on one machine.", "Accepted, but not enforced on one machine."
+_PARTLY = "Known by the fields below; all others are refused."
 _METADATA = "Standard object's metadata: name, namespace, labels, annotations, finalizers, ownerReferences."
 
 
@@ -125,10 +127,10 @@ def _add(schema: dict[str, Any], names: list[str], text: str) -> None:
         properties.setdefault(plain, {**_leaf(plain), "description": text})
         return
     if name.endswith("[]"):
-        below = properties.setdefault(plain, {"type": "array", "items": {"type": "object"}})
+        below = properties.setdefault(plain, {"type": "array", "description": _PARTLY, "items": {"type": "object"}})
         _add(below.setdefault("items", {"type": "object"}), rest, text)
         return
-    below = properties.setdefault(plain, {})
+    below = properties.setdefault(plain, {"description": _PARTLY})
     below["type"] = "object"
     _add(below, rest, text)
 
@@ -136,6 +138,8 @@ def _add(schema: dict[str, Any], names: list[str], text: str) -> None:
 def _leaf(name: str) -> dict[str, Any]:
     if name in _INTEGERS:
         return {"type": "integer"}
+    if name in _BOOLEANS:
+        return {"type": "boolean"}
     if name in _LISTS:
         return {"type": "array", "items": {"type": "object" if name != "args" else "string"}}
     if name in _MAPS:

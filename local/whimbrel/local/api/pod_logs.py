@@ -22,9 +22,14 @@ class PodLogs(Protocol):
         """The file, None where there is none (yet)."""
 
 
-def no_logs(namespace: str, pod: str, container: str, *, previous: bool) -> Path | None:
-    """Of a server that runs no pods."""
-    return None
+def logs_in(folder: Path | None) -> PodLogs:
+    """Files named NAMESPACE/POD/CONTAINER.log, the previous one with `.1` at the end; without a folder, none."""
+
+    def place(namespace: str, pod: str, container: str, *, previous: bool) -> Path | None:
+        end = ".log.1" if previous else ".log"
+        return folder / namespace / pod / f"{container}{end}" if folder is not None else None
+
+    return place
 
 
 @dataclass(frozen=True, slots=True)

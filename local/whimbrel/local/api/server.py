@@ -13,11 +13,13 @@ import uvicorn
 from whimbrel.local.api import access
 from whimbrel.local.api.admission import Judge, by_table
 from whimbrel.local.api.application import Api
-from whimbrel.local.api.pod_logs import PodLogs, no_logs
+from whimbrel.local.api.pod_logs import PodLogs, logs_in
 from whimbrel.local.api.settings import ApiSettings
 from whimbrel.local.api.storage import Storage
 
 _DRAIN_SECONDS = 5
+_LAST_BYTES_SECONDS = 0.3  # for what is written to leave; a TLS connection closes only when its client says so
+_POLL_SECONDS = 0.05
 _KEEP_ALIVE_SECONDS = 75  # longer than clients keep idle connections, so that they close first
 
 
@@ -37,10 +39,10 @@ class ApiServer:
         listening: socket.socket,
         *,
         judge: Judge = by_table,
-        logs: PodLogs = no_logs,
+        logs: PodLogs | None = None,
     ) -> None:
         found = access.prepare(settings.state / "api")
-        self._api = Api(storage, found, settings, judge=judge, logs=logs)
+        self._api = Api(storage, found, settings, judge=judge, logs=logs or logs_in(settings.logs))
         self._socket = listening
         config = uvicorn.Config(
             self._api,
@@ -65,12 +67,20 @@ class ApiServer:
         self._task = asyncio.create_task(self._server.serve(sockets=[self._socket]))
 
     async def stop(self) -> None:
-        """Watches end, what was accepted is answered."""
+        """Watches end, what was accepted is answered, and idle clients are not waited for."""
         self._api.stop()
         self._server.should_exit = True
         if self._task is not None:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._drained(), _DRAIN_SECONDS)
+            self._server.force_exit = True
             await self._task
         self._socket.close()
+
+    async def _drained(self) -> None:
+        while not self._api.is_idle:  # noqa: ASYNC110  uvicorn tells nobody either
+            await asyncio.sleep(_POLL_SECONDS)
+        await asyncio.sleep(_LAST_BYTES_SECONDS)
 
 
 class _Server(uvicorn.Server):
