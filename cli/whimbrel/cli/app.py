@@ -7,10 +7,14 @@ from typing import Annotated
 
 import typer
 
-from whimbrel.cli import dead_letters, demo, model, results, up
+from whimbrel.cli import dead_letters, demo, function, model, readiness, results, up
+from whimbrel.cli.apply import apply, delete
 from whimbrel.cli.console import out
+from whimbrel.cli.describe import describe
 from whimbrel.cli.lint import lint
 from whimbrel.cli.loadtest import loadtest
+from whimbrel.cli.logs import logs
+from whimbrel.cli.ls import ls
 from whimbrel.cli.put import put
 from whimbrel.cli.reconcile import reconcile
 from whimbrel.cli.status import status
@@ -31,6 +35,8 @@ app.add_typer(dead_letters.app, name="dead-letters")
 app.command()(reconcile)
 app.add_typer(model.app, name="model")
 app.command()(loadtest)
+for command in (function.init, function.render, apply, ls, describe, logs, readiness.wait, delete):
+    app.command()(command)
 app.command()(lint)
 
 

@@ -13,13 +13,15 @@ import copy
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from whimbrel.core.errors import InputRefused, NotFound, Unavailable
 from whimbrel.kube.answers import Conflict, Gone
-from whimbrel.kube.connection import Answer, Connection, connect
 from whimbrel.kube.kinds import Kind, discovered, known_kind
 from whimbrel.kube.merging import merge_patch
+
+if TYPE_CHECKING:
+    from whimbrel.kube.connection import Answer, Connection
 
 FIELD_MANAGER = "whimbrel"
 PAGE = 500
@@ -83,7 +85,7 @@ class Client:
         for what the server does not take.
         """
         kind = await self.kind_of(found)
-        name, namespace = found["metadata"]["name"], namespace_of(found, kind)
+        name, namespace = found["metadata"]["name"], self._namespace_of(found, kind)
         parameters = {"fieldManager": FIELD_MANAGER, "fieldValidation": "Strict"}
         parameters |= {"force": "true"} if force else {}
         parameters |= {"dryRun": "All"} if dry_run else {}
@@ -98,7 +100,7 @@ class Client:
     async def create(self, found: Mapping[str, Any]) -> Object:
         """Raises Conflict where it exists."""
         kind = await self.kind_of(found)
-        namespace = namespace_of(found, kind)
+        namespace = self._namespace_of(found, kind)
         doing = f"expected to create {_named(kind, found['metadata'].get('name', ''), namespace)}"
         parameters = {"fieldManager": FIELD_MANAGER, "fieldValidation": "Strict"}
         answer = await self._request("POST", kind, "", namespace, doing=doing, parameters=parameters, body=found)
@@ -167,6 +169,9 @@ class Client:
             self._discovered[version, kind] = place
         return self._discovered[version, kind]
 
+    def _namespace_of(self, found: Mapping[str, Any], kind: Kind) -> str | None:
+        return (found["metadata"].get("namespace") or self.namespace) if kind.namespaced else None
+
     async def _pages(self, kind: Kind, namespace: str | None, parameters: dict[str, str]) -> Listed:
         doing = f"expected to list {kind.plural}" + (f" in the namespace {namespace!r}" if namespace else "")
         objects: list[Object] = []
@@ -192,12 +197,23 @@ class Client:
 @asynccontextmanager
 async def client(kubeconfig: str | None = None, context: str | None = None) -> AsyncIterator[Client]:
     """Raises what `whimbrel.kube.connection.connect` raises."""
+    from whimbrel.kube.connection import connect  # kr8s takes a quarter of a second to import
+
     async with connect(kubeconfig, context) as connection:
         yield Client(connection)
 
 
-def namespace_of(found: Mapping[str, Any], kind: Kind) -> str | None:
-    return (found["metadata"].get("namespace") or "default") if kind.namespaced else None
+def placed(found: Mapping[str, Any], kind: Kind, namespace: str | None) -> Object:
+    """The object with `namespace` in it, where its kind has one. Raises InputRefused where it says another itself."""
+    metadata = found["metadata"]
+    own = metadata.get("namespace")
+    if not kind.namespaced or namespace is None or own == namespace:
+        return dict(found)
+    if own is not None:
+        raise InputRefused(
+            f"expected {kind.kind} {metadata['name']!r} in the namespace {namespace!r}, seen {own!r} in it"
+        )
+    return {**found, "metadata": {**metadata, "namespace": namespace}}
 
 
 def _refuse_shapeless(found: Mapping[str, Any]) -> None:

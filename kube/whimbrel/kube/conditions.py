@@ -8,6 +8,7 @@ from typing import Any
 
 # What a webhook said no to stays so until the object is changed; all else may still come right.
 _FOR_GOOD = "denied the request"
+_SETTINGS = frozenset({"ServingRuntime", "ClusterServingRuntime", "ClusterStorageContainer", "ModelRollout"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,12 @@ def why_not_ready(resource: Mapping[str, Any]) -> Condition | None:
     # `Stopped: False` is how a running service looks.
     telling = [each for each in listed if each.status != "True" and each.type != "Stopped" and each.reason]
     return min(telling, key=lambda each: (each.status != "False", not each.message), default=ready)
+
+
+def has_controller(resource: Mapping[str, Any]) -> bool:
+    """Whether somebody is to write conditions: all kinds of KServe, Knative and ours have one, but plain settings."""
+    group = str(resource.get("apiVersion", "")).rpartition("/")[0]
+    return group.endswith((".knative.dev", ".kserve.io", ".whimbrel.dev")) and resource.get("kind") not in _SETTINGS
 
 
 def _is_stale(resource: Mapping[str, Any]) -> bool:

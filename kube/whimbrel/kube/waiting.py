@@ -10,7 +10,7 @@ from typing import Literal
 
 from whimbrel.core.errors import DeadlinePassed, InputRefused
 from whimbrel.kube.client import Client, Object
-from whimbrel.kube.conditions import conditions, why_not_ready
+from whimbrel.kube.conditions import conditions, has_controller, why_not_ready
 from whimbrel.kube.kinds import Kind
 from whimbrel.kube.watching import Change, changes
 
@@ -31,7 +31,7 @@ def is_ready(found: Object | None) -> Verdict:
     """Whether its Ready condition is True; a kind without conditions is ready when it exists."""
     if found is None:
         return Verdict("waiting", "it does not exist")
-    if not conditions(found) and not _has_controller(found):
+    if not conditions(found) and not has_controller(found):
         return DONE
     reason = why_not_ready(found)
     if reason is None:
@@ -109,9 +109,3 @@ async def _seen(client: Client, kind: Kind, name: str, namespace: str | None) ->
     async with aclosing(changes(client, kind, namespace, name=name)) as changed:
         async for each in changed:
             yield None if each.change is Change.DELETED else each.object
-
-
-def _has_controller(found: Object) -> bool:
-    """Whether somebody is to write conditions: all kinds of KServe, Knative and ours have one."""
-    group = str(found.get("apiVersion", "")).rpartition("/")[0]
-    return group.endswith((".knative.dev", ".kserve.io")) and found.get("kind") != "ServingRuntime"

@@ -1,0 +1,7 @@
+"""The function file: one short YAML that says what is to become of the images of a bucket."""
+
+from whimbrel.kube.function.model import Function
+from whimbrel.kube.function.reading import FunctionRefused, is_function, read_function
+from whimbrel.kube.function.render import render
+
+__all__ = ["Function", "FunctionRefused", "is_function", "read_function", "render"]
