@@ -14,6 +14,7 @@ from whimbrel.core.cloudevent import Event
 from whimbrel.core.errors import InputRefused, TryAgain
 from whimbrel.core.logs import log_fields
 from whimbrel.core.metrics import SOURCE_EVENTS
+from whimbrel.core.redelivery import DELIVERIES
 from whimbrel.eventing.delivery import Accepted, Delivery, NotDelivered, Outcome, Refused, dead_letter
 from whimbrel.eventing.key_order import KeyOrder, Place
 from whimbrel.eventing.patience import Presence, backoff, pause
@@ -137,8 +138,7 @@ class Source:
         if not rounds:
             self._done.put_nowait(message)
             return
-        if self._upstream.holds(message):
-            await self._return(replace(message, deliveries=message.deliveries + rounds - 1))
+        await self._return(replace(message, deliveries=message.deliveries + rounds - 1))
         self._release([message])
 
     async def _take(self, message: Message, step: _Step) -> int:
@@ -172,7 +172,7 @@ class Source:
             event = unreadable_event(reading, self._upstream.uri)
             return await self._bury(event, "unreadable", str(reading.error))
         with log_fields(event_id=reading.id, object=reading.subject):
-            return await self._conclude(reading, await self._delivery.deliver(reading), deliveries)
+            return await self._conclude(reading, await self._delivery.deliver(_marked(reading, deliveries)), deliveries)
 
     async def _conclude(self, event: Event, outcome: Outcome, deliveries: int) -> bool:
         if isinstance(outcome, Accepted):
@@ -276,3 +276,8 @@ class Source:
 
 def _key(event: Event) -> Hashable:
     return event.source, event.subject
+
+
+def _marked(event: Event, deliveries: int) -> Event:
+    """The first delivery goes as it came; a later one says so, and is looked up before it costs an inference."""
+    return event if deliveries < 2 else event.with_extensions({DELIVERIES: str(deliveries)})
