@@ -37,10 +37,14 @@ def document(policy: dict[str, Any] | None = None, **spec: Any) -> dict[str, Any
         "champion": versions(1),
         "candidate": versions(2),
         "pointer": "s3://models/digits/pointer.json",
+        "knownObjects": "s3://models/digits/known.jsonl",
+        "evidence": "s3://models/digits/rollouts",
         "policy": POLICY | (policy or {}),
         **spec,
     }
-    return new("default", "digits-2", Spec.model_validate(given))
+    made = new("default", "digits-2", Spec.model_validate(given))
+    made["metadata"]["uid"] = "1234"
+    return made
 
 
 class World:
@@ -246,6 +250,7 @@ def test_a_replica_that_lags_is_waited_for() -> None:
         (lambda d: d["spec"].pop("candidate"), "candidate: Field required"),
         (lambda d: d["spec"].update(champion=versions(2)), "expected another version than the champion"),
         (lambda d: d["spec"].pop("pointer"), "pointer: expected with the movement InPlace"),
+        (lambda d: d["spec"].pop("knownObjects"), "knownObjects: expected with a backtest or with shadows"),
         (lambda d: d["spec"].update(speed="fast"), "speed: Extra inputs are not permitted"),
         (lambda d: d["spec"]["policy"].update(steps=[{"percent": 50}, {"percent": 20}]), "expected rising percents"),
         (lambda d: d["metadata"].pop("name"), "metadata.name"),

@@ -65,7 +65,8 @@ class Pointer(BaseModel):
 
 class Replica(BaseModel):
     """What one replica holds: `versions` as in its metadata, `pointer_etag` what it last followed, `synced` whether
-    it arrived there, `error` why not. Counts until `expires` (Unix time)."""
+    it arrived there, `error` why not, `refused` the digests that it will not try again. Counts until `expires` (Unix
+    time)."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True)
 
@@ -75,6 +76,7 @@ class Replica(BaseModel):
     pointer_etag: str
     synced: bool
     error: str | None = None
+    refused: tuple[str, ...] = ()
     versions: tuple[dict[str, Any], ...] = ()
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import random
 import time
 import uuid
@@ -38,7 +39,8 @@ class PointerFollower:
         self._failures = Counter[PointedVersion]()  # warm-ups of this pointer's versions
         self._error: str | None = None
         self._reported: tuple[Any, ...] = ()
-        self._report_due = 0.0
+        self._counted: dict[str, tuple[int, int]] = {}
+        self._reported_at = -math.inf
         self._reporting = asyncio.Lock()
         self._on_its_way: asyncio.Task[None] | None = None  # a thread that nobody can cancel
 
@@ -144,23 +146,25 @@ class PointerFollower:
         return self._holds(CANDIDATE, pointer.candidate) and self._residents.candidate_percent == pointer.share
 
     async def _report(self) -> None:
-        """What changed at once; what did not, each third of the lease."""
+        """What changed at once, counts of requests at each poll, and all of it each third of the lease."""
         async with self._reporting:
             await self._report_changed()
 
     async def _report_changed(self) -> None:
         etag, synced, held = self._read.etag if self._read else "", self._synced(), rows(self._residents)
-        content = (etag, synced, self._error, held)
-        if content == self._reported and time.monotonic() < self._report_due:
+        content, counted = (etag, synced, self._error, held), dict(self._residents.metrics.requests)
+        now, lease = time.monotonic(), self._settings.pointer_lease_seconds
+        due = self._reported_at + (lease / 3 if counted == self._counted else self._settings.pointer_poll_seconds)
+        if content == self._reported and now < due:
             return
-        lease = self._settings.pointer_lease_seconds
         replica = Replica(
             uid=self.uid,
             expires=time.time() + lease,
             pointer_etag=etag,
             synced=synced,
             error=self._error,
-            versions=tuple(held),
+            refused=tuple(version.digest for version in self._refused),
+            versions=tuple(row | _counts(counted.get(row["version"])) for row in held),
         )
         try:
             self._on_its_way = asyncio.create_task(asyncio.to_thread(self._store.report, replica))
@@ -168,4 +172,9 @@ class PointerFollower:
         except WhimbrelError as error:
             logger.warning("report: %s", error)
             return
-        self._reported, self._report_due = content, time.monotonic() + lease / 3
+        self._reported, self._counted, self._reported_at = content, counted, time.monotonic()
+
+
+def _counts(counted: tuple[int, int] | None) -> dict[str, int]:
+    answered, failed = counted or (0, 0)
+    return {"answered": answered, "failed": failed}

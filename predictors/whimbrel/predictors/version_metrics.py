@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from http import HTTPStatus
 
 from prometheus_client import Counter, Gauge
 
@@ -14,6 +15,8 @@ from whimbrel.core.metrics import (
     PREDICTOR_SHARE,
 )
 
+_SERVERS_FAULT = HTTPStatus.INTERNAL_SERVER_ERROR
+
 
 class VersionMetrics:
     """Remembers what it exposed of one model, so that it can withdraw it."""
@@ -22,6 +25,7 @@ class VersionMetrics:
         self._model_name = model_name
         self._exposed: set[tuple[Gauge, tuple[str, ...]]] = set()
         self._counted: set[tuple[Counter, str, str]] = set()  # with version, and outcome or status
+        self.requests: dict[str, tuple[int, int]] = {}  # by version: answered, and failed by the server's fault
 
     def show(self, roles: Mapping[str, tuple[str, int]], candidate_share: float) -> None:
         """`roles`: version and bytes by role; `candidate_share`: 0 to 1."""
@@ -47,9 +51,12 @@ class VersionMetrics:
         ):
             counter.labels(self._model_name, version, label).inc(amount)
             self._counted.add((counter, version, label))
+        answered, failed = self.requests.get(version, (0, 0))
+        self.requests[version] = answered + (status == HTTPStatus.OK), failed + (status >= _SERVERS_FAULT)
 
     def forget(self, version: str) -> None:
         """What was counted of a version that has left."""
+        self.requests.pop(version, None)
         for counter, counted, label in [each for each in self._counted if each[1] == version]:
             counter.remove(self._model_name, counted, label)
             self._counted.remove((counter, counted, label))

@@ -116,10 +116,12 @@ def overall(verdicts: Iterable[Verdict]) -> Outcome:
 
 
 def paired_harms(
-    champion: Sequence[Answer], candidate: Sequence[Answer], truth: Sequence[str | None]
+    champion: Sequence[Answer], candidate: Sequence[Answer], truth: Sequence[str | None], slow: float
 ) -> dict[Measure, list[float]]:
-    """Harms of requests that both have answered, object by object in the same order; `truth` is None where unknown."""
-    slow = slow_above([answer.milliseconds for answer in champion if not answer.failed])
+    """Harms of requests that both have answered, object by object in the same order; `truth` is None where unknown.
+
+    `slow` in milliseconds, of `slow_above`.
+    """
     harms: dict[Measure, list[float]] = {measure: [] for measure in Measure}
     for ours, theirs, label in zip(champion, candidate, truth, strict=True):
         harms[Measure.ERRORS].append(float(theirs.failed) - float(ours.failed))

@@ -22,6 +22,7 @@ API_VERSION: Final = f"{GROUP}/v1"
 KIND: Final = "ModelRollout"
 PLURAL: Final = "modelrollouts"
 MAX_HISTORY: Final = 50
+_S3: Final = r"^s3://[^/]+/.+$"
 
 
 class Phase(StrEnum):
@@ -49,8 +50,9 @@ class Decision(StrEnum):
 
 
 class Spec(BaseModel):
-    """`pointer`: s3:// address of the model pointer, where the movement is InPlace. `inferenceService`: whose
-    traffic moves. `forced`: the backtest is made and written down, but does not refuse."""
+    """`inferenceService`: whose traffic moves. `pointer`: s3:// address of the model pointer, where the movement is
+    InPlace. `knownObjects`: s3:// address of the list of what both versions are asked about. `evidence`: s3:// prefix
+    below which the rollout keeps what it saw. `forced`: the backtest is made and written down, but does not refuse."""
 
     model_config = RESOURCE_CONFIG
 
@@ -58,7 +60,9 @@ class Spec(BaseModel):
     inference_service: str = Field(min_length=1, max_length=63)
     candidate: PointedVersion
     champion: PointedVersion
-    pointer: str | None = Field(default=None, pattern=r"^s3://[^/]+/.+$")
+    pointer: str | None = Field(default=None, pattern=_S3)
+    known_objects: str | None = Field(default=None, pattern=_S3)
+    evidence: str = Field(pattern=_S3)
     policy: Policy = Field(default_factory=Policy)
     paused: bool = False
     decision: Decision | None = None
@@ -70,6 +74,8 @@ class Spec(BaseModel):
             raise ValueError("pointer: expected with the movement InPlace and with no other")
         if self.candidate.version == self.champion.version:
             raise ValueError(f"candidate: expected another version than the champion, seen {self.champion.version!r}")
+        if self.known_objects is None and (self.policy.backtest or self.policy.shadows_per_second):
+            raise ValueError("knownObjects: expected with a backtest or with shadows, for they ask about them")
         return self
 
 
@@ -118,12 +124,14 @@ class Status(BaseModel):
 
 
 class ModelRollout(BaseModel):
-    """One rollout. `resource_version` is what a change of it has to be based on."""
+    """One rollout. `uid` is its alone, also among later ones of its name; a change of it is based on
+    `resource_version`."""
 
     model_config = RESOURCE_CONFIG
 
     namespace: str
     name: str
+    uid: str
     resource_version: str
     generation: int
     spec: Spec
@@ -141,6 +149,7 @@ def parse(document: dict[str, Any]) -> ModelRollout:
         return ModelRollout(
             namespace=metadata.get("namespace", "default"),
             name=metadata["name"],
+            uid=metadata["uid"],
             resource_version=str(metadata.get("resourceVersion", "")),
             generation=int(metadata.get("generation", 1)),
             spec=Spec.model_validate(document.get("spec", {})),

@@ -1,0 +1,109 @@
+"""Asks both versions about the same objects, through the transformer that serves: what the backtest and the shadows do.
+
+Each request names the version that it asks, so it costs no share of the traffic and makes no result.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterable
+from dataclasses import dataclass
+from typing import Any, Final
+
+import httpx
+
+from whimbrel.core.tensors import VERSION_HEADER
+from whimbrel.mlflow.rollout.gates import Answer
+from whimbrel.mlflow.rollout.known_objects import KnownObject
+
+AT_ONCE: Final = 4
+TRIES: Final = 3
+TIMEOUT_SECONDS: Final = 30.0
+_NOT_YET: Final = frozenset({404, 409, 429, 503})  # a replica that is just starting, or busy: asked again
+_WAIT_SECONDS: Final = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """What both said of one object. `time` is Unix time."""
+
+    time: float
+    uri: str
+    truth: str | None
+    champion: Answer
+    candidate: Answer
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where requests go; `host` is the name that they are sent to, where it is another."""
+
+    url: str
+    host: str | None = None
+
+
+class Comparing:
+    """Of one InferenceService at `place`; `client` belongs to the caller. `versions`: champion and candidate."""
+
+    def __init__(self, client: httpx.AsyncClient, place: Place, model: str, versions: tuple[str, str]) -> None:
+        self._client, self._url = client, f"{place.url.rstrip('/')}/v1/models/{model}:predict"
+        self._headers = {"host": place.host} if place.host else {}
+        self._champion, self._candidate = versions
+
+    async def each(self, objects: Iterable[KnownObject], per_second: float) -> AsyncIterator[Comparison]:
+        """In any order, at most `per_second` objects a second begun, AT_ONCE at a time."""
+        running: set[asyncio.Task[Comparison]] = set()
+        begun = asyncio.get_running_loop().time()
+        try:
+            for number, known in enumerate(objects):
+                await asyncio.sleep(begun + number / per_second - asyncio.get_running_loop().time())
+                running.add(asyncio.create_task(self._compare(known, champion_first=number % 2 == 0)))
+                while len(running) >= AT_ONCE:
+                    done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+                    for task in done:
+                        yield task.result()
+            for ended in asyncio.as_completed(running):
+                yield await ended
+        finally:
+            for task in running:
+                task.cancel()
+
+    async def _compare(self, known: KnownObject, *, champion_first: bool) -> Comparison:
+        """One after the other, in turns the first: who comes second finds the object in the store's cache."""
+        order = (self._champion, self._candidate) if champion_first else (self._candidate, self._champion)
+        answers = {version: await self._ask(known, version) for version in order}
+        return Comparison(time.time(), known.uri, known.label, answers[self._champion], answers[self._candidate])
+
+    async def _ask(self, known: KnownObject, version: str) -> Answer:
+        milliseconds = 0.0
+        for tries in range(1, TRIES + 1):
+            begun = time.perf_counter()
+            response = await self._post({"instances": [{"s3": known.uri}]}, version)
+            milliseconds = (time.perf_counter() - begun) * 1000
+            if response is None or response.status_code not in _NOT_YET or tries == TRIES:
+                break
+            await asyncio.sleep(_WAIT_SECONDS * tries)
+        best = _best(response)
+        if best is None:
+            return Answer(None, None, milliseconds, failed=True)
+        return Answer(str(best["label"]), float(best["score"]), milliseconds)
+
+    async def _post(self, document: dict[str, Any], version: str) -> httpx.Response | None:
+        try:
+            return await self._client.post(
+                self._url, json=document, headers=self._headers | {VERSION_HEADER: version}, timeout=TIMEOUT_SECONDS
+            )
+        except httpx.HTTPError:
+            return None
+
+
+def _best(response: httpx.Response | None) -> dict[str, Any] | None:
+    """The best prediction of a V1 answer; None for anything else."""
+    if response is None or response.status_code != httpx.codes.OK:
+        return None
+    try:
+        best = response.json()["predictions"][0][0]
+        return best if {"label", "score"} <= best.keys() else None
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError):
+        return None

@@ -1,0 +1,174 @@
+"""Carries out every ModelRollout of a namespace: looks, decides, writes the status, moves the traffic; again and again.
+
+Level-triggered: each round starts from what the API and the store say now. Two controllers do no harm: the status and
+the model pointer are written only by the one who read what it replaces.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Set as AbstractSet
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
+
+import httpx
+from pydantic import Field
+
+from whimbrel.core.errors import InputRefused, WhimbrelError
+from whimbrel.core.logs import log_fields
+from whimbrel.core.model_pointer import PointerStore
+from whimbrel.core.references import ObjectRef
+from whimbrel.core.settings import S3Settings
+from whimbrel.kube.answers import Conflict
+from whimbrel.kube.client import Client, Object
+from whimbrel.kube.inference import read_status
+from whimbrel.kube.kinds import INFERENCE_SERVICE, MODEL_ROLLOUT
+from whimbrel.mlflow import registry_view
+from whimbrel.mlflow.rollout.comparing import Comparing, Place
+from whimbrel.mlflow.rollout.evidence_store import EvidenceStore
+from whimbrel.mlflow.rollout.in_place import InPlace
+from whimbrel.mlflow.rollout.known_objects import read_known_objects
+from whimbrel.mlflow.rollout.policy import Movement
+from whimbrel.mlflow.rollout.reconcile import Seen, next_status, wanted
+from whimbrel.mlflow.rollout.resource import ModelRollout, Phase, Spec, Status, parse, status_document
+from whimbrel.mlflow.rollout.work import Asking, Work
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+logger = logging.getLogger(__name__)
+
+CHAMPION: Final = "champion"
+CHALLENGER: Final = "challenger"
+
+
+class RolloutSettings(S3Settings):
+    """`whimbrel rollout run`."""
+
+    namespace: str = Field(default="default", description="whose ModelRollouts are carried out")
+    mlflow_tracking_uri: str | None = Field(default=None, description="registry whose aliases follow the outcome")
+    poll_seconds: float = Field(default=2.0, gt=0, le=300, description="between two rounds")
+    in_cluster: bool = Field(default=False, description="reach services by their addresses inside the cluster")
+
+
+class Controller:
+    """Belongs to one event loop; `run` it until cancelled."""
+
+    def __init__(self, cluster: Client, s3: S3Client, settings: RolloutSettings) -> None:
+        self._cluster, self._s3, self._settings = cluster, s3, settings
+        self._http = httpx.AsyncClient()
+        self._works: dict[str, Work] = {}
+
+    async def run(self) -> None:
+        try:
+            while True:
+                await self.round()
+                await asyncio.sleep(self._settings.poll_seconds)
+        finally:
+            await asyncio.gather(*(work.stop() for work in self._works.values()))
+            await self._http.aclose()
+
+    async def round(self) -> None:
+        """Each rollout once. What fails is logged, and tried again in the next round."""
+        try:
+            listed = await self._cluster.list(MODEL_ROLLOUT, self._settings.namespace)
+        except WhimbrelError as error:
+            logger.warning("%s", error)
+            return
+        alive: set[str] = set()
+        for found in listed.objects:
+            with log_fields(rollout=found["metadata"]["name"]):
+                alive |= await self._tried(found)
+        await self._forget(alive)
+
+    async def _tried(self, found: Object) -> set[str]:
+        """The uid of a rollout that goes on."""
+        try:
+            rollout = parse(found)
+            if rollout.ended:
+                return set()
+            await self._reconcile(rollout)
+        except Conflict:
+            pass  # another was faster: the next round sees what it wrote
+        except WhimbrelError as error:
+            logger.warning("%s", error)
+        return {found["metadata"]["uid"]}
+
+    async def _reconcile(self, rollout: ModelRollout) -> None:
+        mover = self._mover(rollout.spec)
+        traffic = await asyncio.to_thread(mover.look)
+        work = await self._work(rollout)
+        now = datetime.now(UTC)
+        seen = Seen(now, traffic, await asyncio.to_thread(work.evidence, rollout), work.backtested)
+        status = next_status(rollout, seen)
+        if status.phase is not rollout.status.phase:
+            await self._follow_with_aliases(rollout.spec, status.phase)
+        if status != rollout.status:
+            rollout = await self._write(rollout, status)
+        target = wanted(rollout)
+        if status.arrived is None and not rollout.ended and not traffic.like(target):
+            await asyncio.to_thread(mover.move, target, traffic)
+        work.follow(rollout.status.phase)
+
+    def _mover(self, spec: Spec) -> InPlace:
+        if spec.policy.movement is not Movement.IN_PLACE or spec.pointer is None:
+            raise InputRefused("expected policy.movement InPlace; by revision is not carried out yet")
+        store = PointerStore(self._s3, ObjectRef.from_uri(spec.pointer))
+        return InPlace(store, spec.champion, spec.candidate)
+
+    async def _work(self, rollout: ModelRollout) -> Work:
+        if rollout.uid not in self._works:
+            spec = rollout.spec
+            evidence = EvidenceStore(self._s3, spec.evidence, rollout.uid)
+            self._works[rollout.uid] = Work(spec, await self._asking(rollout), evidence)
+        return self._works[rollout.uid]
+
+    async def _asking(self, rollout: ModelRollout) -> Asking | None:
+        spec = rollout.spec
+        if spec.known_objects is None:
+            return None
+        known = await asyncio.to_thread(read_known_objects, self._s3, spec.known_objects)
+        service = await self._cluster.get(INFERENCE_SERVICE, spec.inference_service, rollout.namespace)
+        place = self._place(service, spec.inference_service)
+        versions = spec.champion.version, spec.candidate.version
+        return Asking(Comparing(self._http, place, spec.model, versions), known)
+
+    def _place(self, service: Object, name: str) -> Place:
+        """`NAME.localhost` is this machine, whatever the resolver knows of it (RFC 6761)."""
+        status = read_status(service)
+        url = status.cluster_url if self._settings.in_cluster else status.url
+        parts = urlsplit(url)
+        if not parts.hostname:
+            raise InputRefused(f"expected an address in the status of the InferenceService {name!r}, seen {url!r}")
+        if not parts.hostname.endswith(".localhost"):
+            return Place(url)
+        return Place(f"{parts.scheme}://127.0.0.1:{parts.port or 80}", parts.netloc)
+
+    async def _write(self, rollout: ModelRollout, status: Status) -> ModelRollout:
+        """Raises Conflict when the object is not the one that the status was decided from."""
+
+        def changed(found: Object) -> Object:
+            if found["metadata"]["resourceVersion"] != rollout.resource_version:
+                raise Conflict(f"expected {rollout.name} as it was read; another has written it")
+            return {**found, "status": status_document(status)}
+
+        written = await self._cluster.patch(
+            MODEL_ROLLOUT, rollout.name, rollout.namespace, changed, subresource="status"
+        )
+        if status.phase is not rollout.status.phase or status.step != rollout.status.step:
+            logger.info("%s %d%%: %s", status.phase, status.percent, status.message)
+        return parse(written)
+
+    async def _follow_with_aliases(self, spec: Spec, phase: Phase) -> None:
+        """Before the end is written, so that a kill between the two does it again."""
+        uri = self._settings.mlflow_tracking_uri
+        if uri is None or phase not in (Phase.PROMOTED, Phase.ROLLED_BACK):
+            return
+        winner = spec.candidate if phase is Phase.PROMOTED else spec.champion
+        await asyncio.to_thread(registry_view.set_alias, uri, spec.model, CHAMPION, winner.version)
+
+    async def _forget(self, alive: AbstractSet[str]) -> None:
+        for uid in self._works.keys() - alive:
+            await self._works.pop(uid).stop()

@@ -1,0 +1,61 @@
+"""Moves traffic in place: writes the model pointer, and believes it when every live replica reports it."""
+
+from __future__ import annotations
+
+from whimbrel.core.errors import InputRefused, NotFound
+from whimbrel.core.model_pointer import PointedVersion, Pointer, PointerStore, Read, Replica
+from whimbrel.mlflow.rollout.reconcile import Traffic
+
+
+class InPlace:
+    """Of one model pointer. Its methods block, and raise what the store raises."""
+
+    def __init__(self, store: PointerStore, champion: PointedVersion, candidate: PointedVersion) -> None:
+        self._store, self._versions = store, {each.version: each for each in (champion, candidate)}
+
+    def look(self) -> Traffic:
+        """No replica at all has arrived by definition: the next one starts from the pointer."""
+        read = self._read()
+        pointer, replicas = read.pointer, self._store.live_replicas()
+        candidate = pointer.candidate
+        return Traffic(
+            current=pointer.current.version,
+            candidate=candidate.version if candidate else None,
+            percent=round(pointer.share),
+            arrived=all(replica.synced and replica.pointer_etag == read.etag for replica in replicas),
+            failed=_refusal(replicas, read.etag, candidate or pointer.current),
+        )
+
+    def move(self, target: Traffic, seen: Traffic) -> None:
+        """Raises Unavailable when somebody has written the pointer since `seen`: look again, and decide again."""
+        read = self._read()
+        pointer = read.pointer
+        now = (pointer.current.version, pointer.candidate.version if pointer.candidate else None, round(pointer.share))
+        if now != (seen.current, seen.candidate, seen.percent):
+            return  # another hand was faster; the next look tells
+        wanted = Pointer(
+            current=self._versions[target.current],
+            candidate=self._versions[target.candidate] if target.candidate else None,
+            share=float(target.percent if target.candidate else 0),
+            drain_and_swap=pointer.drain_and_swap,
+        )
+        self._store.write(wanted, read.etag)
+
+    def _read(self) -> Read:
+        try:
+            read = self._store.read()
+        except NotFound:
+            raise InputRefused(
+                f"expected a model pointer at {self._store.place.uri}, seen none; "
+                "write it with `whimbrel model point`, and start the predictors on pointer+s3://..."
+            ) from None
+        assert read is not None  # noqa: S101 only a read by a known eTag is
+        return read
+
+
+def _refusal(replicas: list[Replica], etag: str, version: PointedVersion) -> str | None:
+    """Why the first replica that will not try `version` again does not."""
+    for replica in replicas:
+        if replica.pointer_etag == etag and version.digest in replica.refused:
+            return f"replica {replica.uid}: {replica.error or 'refused'}"
+    return None

@@ -1,0 +1,164 @@
+"""What a rollout does besides moving traffic: its backtest, and the shadows of its canary, each in a task of its own.
+
+Both leave what they saw in the store as they go, so a controller that is started anew goes on from there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import random
+from collections.abc import Coroutine, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+from pydantic import ValidationError
+
+from whimbrel.core.errors import InputRefused, WhimbrelError
+from whimbrel.mlflow.rollout.backtest import MAX_PICTURE_BYTES, Report, make_report, render
+from whimbrel.mlflow.rollout.comparing import Comparing, Comparison
+from whimbrel.mlflow.rollout.evidence_store import EvidenceStore
+from whimbrel.mlflow.rollout.gates import paired_harms, slow_above
+from whimbrel.mlflow.rollout.known_objects import KnownObject
+from whimbrel.mlflow.rollout.reconcile import Backtested, Evidence
+from whimbrel.mlflow.rollout.resource import ModelRollout, Phase, Spec
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+logger = logging.getLogger(__name__)
+
+SHADOWS_A_FILE: Final = 50
+SHADOW_SECONDS: Final = 5.0  # a kill costs the comparisons of this time at most
+_SETTLED_SHADOWS: Final = 30  # of the champion, before anything counts as slow
+_JUDGED: Final = frozenset({Phase.CANARY, Phase.AWAITING_PROMOTION})
+
+
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """How both versions are asked, and about what."""
+
+    comparing: Comparing
+    known: tuple[KnownObject, ...]
+
+
+class Work:
+    """Of one rollout. Belongs to one event loop; `stop` it."""
+
+    def __init__(self, spec: Spec, asking: Asking | None, store: EvidenceStore) -> None:
+        self._spec, self._asking, self._store = spec, asking, store
+        self._task: asyncio.Task[None] | None = None
+        self._doing: Phase | None = None
+        self._shadows: list[Comparison] | None = None
+        self.report: Report | None = None
+        self.trouble: str | None = None
+
+    def follow(self, phase: Phase) -> None:
+        """Begin what this phase needs, end what it does not. What failed is begun again at the next call."""
+        doing = Phase.CANARY if phase in _JUDGED else phase
+        if self._task is not None and self._task.done():
+            self._task = None
+        if doing is not self._doing and self._task is not None:
+            self._task.cancel()
+            self._task = None
+        self._doing = doing
+        if self._task is None and doing is Phase.BACKTEST and self.report is None:
+            self._task = asyncio.create_task(self._told(self._backtest()))
+        elif self._task is None and doing is Phase.CANARY:
+            self._task = asyncio.create_task(self._told(self._shadow()))
+
+    async def stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+
+    @property
+    def backtested(self) -> Backtested | None:
+        if self.report is None:
+            return None
+        return Backtested(self.report.verdicts, self._store.uri("backtest.html"))
+
+    def evidence(self, rollout: ModelRollout) -> Evidence:
+        shadows = self._shadows or []
+        ours, theirs = [each.champion for each in shadows], [each.candidate for each in shadows]
+        harms = paired_harms(ours, theirs, [each.truth for each in shadows], self._slow(shadows))
+        since = rollout.status.since.timestamp() if rollout.status.since else 0.0
+        return Evidence(harms, sum(each.time >= since for each in shadows))
+
+    def _slow(self, shadows: Sequence[Comparison]) -> float:
+        """Once known it stays: a limit that moved with what it judges would be no limit."""
+        if self.report is not None and self.report.slow_ms:
+            return self.report.slow_ms
+        return slow_above(
+            [each.champion.milliseconds for each in shadows[:_SETTLED_SHADOWS] if not each.champion.failed]
+        )
+
+    async def _told(self, work: Coroutine[None, None, None]) -> None:
+        """A store or a service that is away for a while is no end: it is told, and tried again."""
+        try:
+            await work
+        except WhimbrelError as error:
+            if self.trouble != str(error):
+                logger.warning("%s", error, extra={"candidate": self._spec.candidate.version})
+            self.trouble = str(error)
+        else:
+            self.trouble = None
+
+    async def _backtest(self) -> None:
+        backtest = self._spec.policy.backtest
+        if backtest is None or self._asking is None:
+            return
+        made = await asyncio.to_thread(self._store.read_backtest)
+        if made is not None:
+            self.report = _parsed(made)
+            return
+        chosen = _sample(self._asking.known, backtest.objects, seed=self._spec.candidate.digest)
+        asked = self._asking.comparing.each(chosen, backtest.requests_per_second)
+        report = make_report(self._spec, [each async for each in asked], datetime.now(UTC))
+        picture = partial(self._store.read_object, most_bytes=MAX_PICTURE_BYTES)
+        page = await asyncio.to_thread(render, report, picture)
+        document = report.model_dump_json(by_alias=True, indent=1).encode()
+        await asyncio.to_thread(self._store.write_backtest, document, page)
+        self.report = report
+
+    async def _shadow(self) -> None:
+        """Until cancelled; what was seen counts once it is kept."""
+        if self._shadows is None:
+            made = await asyncio.to_thread(self._store.read_backtest)
+            self.report = self.report or (_parsed(made) if made is not None else None)
+            self._shadows = await asyncio.to_thread(self._store.read_shadows)
+        per_second = self._spec.policy.shadows_per_second
+        if self._asking is None or not per_second:
+            await asyncio.Event().wait()
+            return
+        fresh: list[Comparison] = []
+        kept = asyncio.get_running_loop().time()
+        async for comparison in self._asking.comparing.each(_endless(self._asking.known), per_second):
+            fresh.append(comparison)
+            now = asyncio.get_running_loop().time()
+            if len(fresh) >= SHADOWS_A_FILE or now - kept >= SHADOW_SECONDS:
+                await asyncio.to_thread(self._store.add_shadows, fresh)
+                self._shadows += fresh
+                fresh, kept = [], now
+
+
+def _sample(known: Sequence[KnownObject], count: int, seed: str) -> list[KnownObject]:
+    """The same ones for the same candidate, whoever makes the backtest."""
+    drawn = random.Random(seed)  # noqa: S311
+    return drawn.sample(list(known), min(count, len(known)))
+
+
+def _endless(known: Sequence[KnownObject]) -> Iterator[KnownObject]:
+    """All of them in a random order, then again in another."""
+    for _ in itertools.count():
+        yield from random.sample(list(known), len(known))
+
+
+def _parsed(content: bytes) -> Report:
+    try:
+        return Report.model_validate_json(content)
+    except ValidationError as error:
+        raise InputRefused(f"expected the report of the backtest, seen {error.errors()[0]['msg']}") from None
