@@ -127,6 +127,17 @@ async def connect(kubeconfig: str | None = None, context: str | None = None) -> 
     api = kr8s.asyncio.Api(bypass_factory=True, kubeconfig=path, context=context)
     api.timeout = TIMEOUT_SECONDS
     try:
+        await _greet(api, path, context, source)
+        yield Connection(api, source)
+    finally:
+        if api._session is not None:
+            with contextlib.suppress(RuntimeError):
+                await api._session.aclose()
+
+
+async def _greet(api: kr8s.asyncio.Api, path: str, context: str | None, source: str) -> None:
+    """Reads the kubeconfig and asks the server for its version."""
+    try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Kubernetes version", category=UserWarning)  # newer than kr8s
             await api
@@ -137,12 +148,6 @@ async def connect(kubeconfig: str | None = None, context: str | None = None) -> 
         raise Unavailable(f"expected {source} to answer; seen {fault!r:.200}") from None
     except ValueError as fault:
         raise _no_kubeconfig(path, context, fault) from None
-    try:
-        yield Connection(api, source)
-    finally:
-        if api._session is not None:
-            with contextlib.suppress(RuntimeError):
-                await api._session.aclose()
 
 
 def _no_kubeconfig(path: str, context: str | None, fault: ValueError) -> SettingsError:
