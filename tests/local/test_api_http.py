@@ -17,9 +17,11 @@ import pytest
 
 from testbed.kubernetes_api import KubernetesApi, inference_service, kubernetes_api, wait_until_ready
 from testbed.processes import environment, wait_for
+from whimbrel.local.api import protobuf
 
 ISVCS = "/apis/serving.kserve.io/v1beta1/namespaces/default/inferenceservices"
 MAPS = "/api/v1/namespaces/default/configmaps"
+DEPLOYMENT = b"k8s\x00\x0a\x15\x0a\x07apps/v1\x12\x0aDeployment"  # the start of what kubectl sends
 PODS = "/api/v1/namespaces/default/pods"
 
 
@@ -105,10 +107,12 @@ def test_a_wrong_body_is_refused_in_one_line(
 
 
 def test_other_wrong_requests(client: httpx.Client) -> None:
-    assert (
-        client.post(MAPS, content=b"x", headers={"content-type": "application/vnd.kubernetes.protobuf"}).status_code
-        == 415
-    )
+    for body, media, status in (
+        (b"x", "text/plain", 415),
+        (b"x", protobuf.MEDIA_TYPE, 400),
+        (DEPLOYMENT, protobuf.MEDIA_TYPE, 415),
+    ):
+        assert client.post(MAPS, content=body, headers={"content-type": media}).status_code == status
     assert client.get(MAPS, headers={"accept": "application/vnd.kubernetes.protobuf"}).status_code == 406
     assert client.get("/api/v1/namespaces/default/wishes").status_code == 404
     assert client.get(f"{MAPS}/missing").json()["details"] == {"name": "missing", "group": "", "kind": "configmaps"}

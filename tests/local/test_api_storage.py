@@ -177,7 +177,7 @@ def test_orphans_stay_and_belong_to_nobody(storage: Storage) -> None:
     service = storage.create(ISVC, an("digits"))
     storage.create(kinds.POD, owned("pod", service))
     storage.delete(ISVC, "default", "digits", propagation="Orphan")
-    assert [pod["metadata"]["ownerReferences"] for pod in storage.list(kinds.POD)] == [[]]
+    assert ["ownerReferences" in pod["metadata"] for pod in storage.list(kinds.POD)] == [False]
 
 
 def test_a_namespace_ends_when_the_last_object_in_it_has_gone(storage: Storage) -> None:

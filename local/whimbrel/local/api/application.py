@@ -129,7 +129,7 @@ class Api:
     async def _about(self, request: Request, path: str) -> Response:
         """What is not an object: discovery, OpenAPI, reviews of one's own rights."""
         if request.method == "POST":
-            found = discovery.review(path, await bodies.read_object(request, self._settings.max_body_bytes))
+            found = discovery.review(path)
         elif request.method in ("GET", "HEAD"):
             found = await asyncio.to_thread(about.document, path)
         else:

@@ -10,6 +10,7 @@ import yaml
 from starlette.requests import Request
 from starlette.responses import Response
 
+from whimbrel.local.api import protobuf
 from whimbrel.local.api.faults import BadRequest, TooLarge, UnsupportedMediaType
 from whimbrel.local.api.resources import Answer
 
@@ -33,19 +34,12 @@ async def read(request: Request, max_bytes: int) -> Any:
     body, media = b"".join(parts), media_type(request)
     if not body:
         return None
-    if not media.endswith(("json", "yaml")):
+    if not media.endswith(("json", "yaml")) and media != protobuf.MEDIA_TYPE:
         raise UnsupportedMediaType(f"expected application/json or application/yaml, seen {media!r:.80}")
     try:
         return await asyncio.to_thread(_parsed, body, media)
     except (ValueError, yaml.YAMLError, RecursionError) as error:
         raise BadRequest(f"the body cannot be read as {media}: {error!s:.200}") from None
-
-
-async def read_object(request: Request, max_bytes: int) -> dict[str, Any]:
-    found = await read(request, max_bytes)
-    if not isinstance(found, dict):
-        raise BadRequest("expected an object as the body")
-    return found
 
 
 def written(answer: Answer) -> Response:
@@ -66,6 +60,8 @@ def json_response(found: Any, status: int, headers: dict[str, str] | None = None
 
 
 def _parsed(body: bytes, media: str) -> Any:
+    if media == protobuf.MEDIA_TYPE:
+        return protobuf.parsed(body)
     if media.endswith("json"):
         return json.loads(body)
     found = yaml.load(body, _LOADER)  # noqa: S506  the safe loader, in C where it is there

@@ -142,7 +142,7 @@ class Transaction:
         for resource, document in self._rows.dependents(owner):
             dependent: Object = json.loads(document)
             references = [each for each in dependent["metadata"]["ownerReferences"] if each.get("uid") != owner]
-            changed = {**dependent, "metadata": {**dependent["metadata"], "ownerReferences": references}}
+            changed = {**dependent, "metadata": meta.tidy({**dependent["metadata"], "ownerReferences": references})}
             self._write(by_resource(resource), "MODIFIED", dependent, changed)
 
     def _end_namespace(self, name: str) -> None:

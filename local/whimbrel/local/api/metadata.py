@@ -40,7 +40,7 @@ def created(kind: Kind, given: Object) -> Object:
     if "spec" in given:
         metadata["generation"] = 1
     _check(kind, metadata)
-    stamped = {"apiVersion": kind.api_version, "kind": kind.kind, **given, "metadata": _tidy(metadata)}
+    stamped = {"apiVersion": kind.api_version, "kind": kind.kind, **given, "metadata": tidy(metadata)}
     if kind.has_status:
         stamped.pop("status", None)
     return stamped
@@ -93,10 +93,10 @@ def _carried(kind: Kind, stored: Object, given: Object) -> Object:
     if is_terminating(stored) and added:
         raise Forbidden(f'{kind.resource} "{before["name"]}" is being deleted: no finalizer can be added')
     _check(kind, metadata)
-    return _tidy(metadata)
+    return tidy(metadata)
 
 
-def _tidy(metadata: Object) -> Object:
+def tidy(metadata: Object) -> Object:
     """Without maps and lists that are empty, as Kubernetes writes it."""
     return {name: value for name, value in metadata.items() if value not in ({}, [], None)}
 

@@ -7,6 +7,7 @@ kinds; Kubernetes owns those of its core kinds item by item.
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -24,6 +25,7 @@ _SERVERS = frozenset(
     )
 )
 _MISSING = object()
+_LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +52,7 @@ def applied(stored: Object | None, config: Object, manager: str, *, subresource:
     before = next((each.fields for each in owners if each.is_same(applier)), frozenset())
     others = [each for each in owners if not each.is_same(applier)]
     conflicting = _conflicts(stored, config, applier, others)
-    if conflicting and not force:
+    if not force and not _is_client_side(stored, manager, conflicting):
         raise _conflict(conflicting)
     taken = frozenset(path for _, path in conflicting)
     others = [replace(each, fields=each.fields - taken) for each in others]
@@ -88,6 +90,15 @@ def _conflicts(stored: Object, config: Object, applier: Owner, others: list[Owne
     """The fields that another one owns and that `config` would change."""
     differing = {path for path in applier.fields if _value(stored, path) != _value(config, path)}
     return [(each, path) for each in others for path in sorted(each.fields & differing)]
+
+
+def _is_client_side(stored: Object, manager: str, conflicting: list[tuple[Owner, Path]]) -> bool:
+    """Whether all of it is as kubectl's own client-side apply left it: then kubectl may go on from there."""
+    try:
+        last = json.loads((stored["metadata"].get("annotations") or {}).get(_LAST_APPLIED, "null"))
+    except ValueError:
+        last = None
+    return all(manager == "kubectl" and _value(last, path) == _value(stored, path) for _, path in conflicting)
 
 
 def _conflict(conflicting: list[tuple[Owner, Path]]) -> Conflict:
