@@ -55,7 +55,7 @@ def test_a_transformer_is_given_what_kserve_gives(planned: Plan) -> None:
     assert transformer.module == "whimbrel.transformers"
     given = ("--model_name", "digits", "--predictor_host", "127.0.0.1:1001", "--http_port", "$(PORT)")
     assert transformer.arguments == (*given, "--workers=1")
-    assert transformer.probe == Probe("/v2/health/live", 1, 2, 30)
+    assert transformer.probe == Probe("/v2/health/ready", 1, 2, 30)
     assert transformer.timeout_seconds == 120
 
 

@@ -1,71 +1,76 @@
-"""Every object of the manifests is what the CRDs of KServe and Knative take, no unknown field among it."""
+"""Every object is what its CRD, or Kubernetes itself, takes, no unknown field among it; every pod is restricted."""
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from testbed import builtin_kinds
+from testbed.combinations import COMBINATIONS, EXAMPLES, Combination, rendered
 from whimbrel.core.kustomize import render
+from whimbrel.kube.lint.rule import Manifests
 from whimbrel.kube.lint.schemas import Schemas, faults, load
-from whimbrel.local.broker.durations import parse_duration
+from whimbrel.kube.lint.workloads import KNATIVE, Pod, pods
 
 ROOT = Path(__file__).parents[2]
 CRDS = ROOT / "tests" / "data" / "crds"
-OVERLAYS = [ROOT / "manifests" / "base", *sorted((ROOT / "manifests" / "overlays").iterdir())]
-KINDS = frozenset({"InferenceService", "Broker", "Trigger", "Service", "ContainerSource"})
-OUR_ROOMS = {"predictors", "transformers", "eventing"}
+BASE = ROOT / "manifests" / "base"
+ALL = [*COMBINATIONS, *EXAMPLES]
+WITH_CRD = frozenset(
+    {"InferenceService", "ServingRuntime", "ClusterStorageContainer", "InferenceGraph", "Broker", "Trigger", "Service"}
+    | {"ContainerSource", "SinkBinding", "RabbitmqBrokerConfig", "PrometheusRule"}
+)
+OUR_IMAGES = {"predictors", "predictors-cuda", "transformers", "eventing"}
+
+each_combination = pytest.mark.parametrize("combination", ALL, ids=str)
 
 
 @pytest.fixture(scope="module")
 def schemas() -> Schemas:
-    return load([CRDS], KINDS)
+    return load([CRDS], WITH_CRD)
 
 
-def custom(folder: Path) -> list[dict[str, Any]]:
-    return [found for found in render(folder) if found["kind"] not in ("ConfigMap", "ClusterRole")]
+@each_combination
+def test_every_object_fits_its_schema(schemas: Schemas, combination: Combination) -> None:
+    found = [each.object for each in rendered(combination)]
+    own = {f"{o['kind']} {o['metadata']['name']}": _faults(schemas, o) for o in found}
+
+    assert {name: lines for name, lines in own.items() if lines} == {}
+    assert own
 
 
-@pytest.mark.parametrize("folder", OVERLAYS, ids=lambda folder: folder.name)
-def test_every_object_fits_its_crd(schemas: Schemas, folder: Path) -> None:
-    found = custom(folder)
-
-    wrong = {f"{o['kind']} {o['metadata']['name']}": faults(schemas, o) for o in found}
-
-    assert {name: lines for name, lines in wrong.items() if lines} == {}
-    assert {o["kind"] for o in found} == KINDS
+def _faults(schemas: Schemas, found: dict[str, Any]) -> list[str]:
+    if builtin_kinds.is_builtin(found):
+        return builtin_kinds.faults(found)
+    return [f"{path}: {message}" for path, message in faults(schemas, found)]
 
 
 def test_a_misspelt_field_is_a_fault(schemas: Schemas) -> None:
-    service = copy.deepcopy(next(o for o in custom(OVERLAYS[0]) if o["kind"] == "InferenceService"))
+    service = copy.deepcopy(next(o for o in render(BASE) if o["kind"] == "InferenceService"))
     service["spec"]["predictor"]["minReplica"] = 1
+    account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "a"}, "automount": False}
 
-    assert any("minReplica" in message for _, message in faults(schemas, service))
-
-
-def pods(folder: Path) -> dict[str, dict[str, Any]]:
-    """Every pod template, by the object and component that it belongs to."""
-    found: dict[str, dict[str, Any]] = {}
-    for o in custom(folder):
-        name = f"{o['kind']}/{o['metadata']['name']}"
-        if o["kind"] == "InferenceService":
-            found |= {f"{name}/{component}": o["spec"][component] for component in ("predictor", "transformer")}
-        elif "template" in o["spec"]:
-            found[name] = o["spec"]["template"]["spec"]
-    return found
+    assert any("minReplica" in line for line in _faults(schemas, service))
+    assert _faults(schemas, account) == ["automount: unknown field"]
 
 
-@pytest.mark.parametrize("folder", OVERLAYS, ids=lambda folder: folder.name)
-def test_every_container_is_restricted(folder: Path) -> None:
-    found = pods(folder)
-    assert len(found) == 5
+def ours(combination: Combination) -> Iterator[tuple[str, Pod, dict[str, Any]]]:
+    """Every pod with one container of an image of ours, and that container."""
+    for pod in pods(Manifests(rendered(combination))):
+        for path, container in pod.containers():
+            if "whimbrel/" in str(container.get("image", "")):
+                found = pod.document.object
+                yield f"{found['kind']}/{found['metadata']['name']} {path}", pod, dict(container)
 
-    for name, pod in found.items():
-        assert "securityContext" not in pod, f"{name}: Knative refuses a pod-level securityContext"
-        assert pod["automountServiceAccountToken"] is False, name
-        (container,) = pod["containers"]
+
+@each_combination
+def test_every_container_is_restricted(combination: Combination) -> None:
+    for name, pod, container in ours(combination):
+        assert pod.spec.get("automountServiceAccountToken") is False or "Runtime" in name, name
         security = container["securityContext"]
         assert security["runAsNonRoot"] is True, name
         assert security["readOnlyRootFilesystem"] is True, name
@@ -74,46 +79,42 @@ def test_every_container_is_restricted(folder: Path) -> None:
         assert security["seccompProfile"] == {"type": "RuntimeDefault"}, name
         assert container["resources"].keys() == {"requests", "limits"}, name
         assert {"name": "tmp", "mountPath": "/tmp"} in container["volumeMounts"], name
+        assert container["readinessProbe"]["httpGet"]["path"] != "/v2/health/live", f"{name}: live is not ready"
 
 
-@pytest.mark.parametrize("folder", OVERLAYS, ids=lambda folder: folder.name)
-def test_settings_and_secrets_come_by_reference_and_images_by_name(folder: Path) -> None:
-    for name, pod in pods(folder).items():
-        (container,) = pod["containers"]
-        references = [{"configMapRef": {"name": "whimbrel-settings"}}, {"secretRef": {"name": "whimbrel-s3"}}]
-        assert container["envFrom"] == references, name
-        assert not [entry for entry in container.get("env", []) if "SECRET" in entry["name"]], name
-        repository, room = container["image"].partition(":")[0].split("/")
+@each_combination
+def test_settings_and_secrets_come_by_reference_and_images_by_name(combination: Combination) -> None:
+    for name, _, container in ours(combination):
+        assert {"configMapRef": {"name": "whimbrel-settings"}} in container["envFrom"], name
+        for entry in container["env"]:
+            assert "valueFrom" in entry or not {"SECRET", "PASSWORD", "TOKEN", "KEY"} & set(entry["name"].split("_")), (
+                name
+            )
+        repository, _, room = container["image"].partition(":")[0].rpartition("/")
         assert repository == "whimbrel", name
-        assert room in OUR_ROOMS, name
+        assert room in OUR_IMAGES, name
         assert "command" not in container, f"{name}: the image's entry point is the room itself"
+    secrets = [each.object for each in rendered(combination) if each.object["kind"] == "Secret"]
+    assert secrets == [], "secrets are made by their owner"
 
 
-@pytest.mark.parametrize("folder", OVERLAYS, ids=lambda folder: folder.name)
-def test_every_server_listens_where_its_pod_is_reached(folder: Path) -> None:
-    for name, pod in pods(folder).items():
-        (container,) = pod["containers"]
-        values = {entry["name"]: entry["value"] for entry in container.get("env", [])}
+@each_combination
+def test_every_server_listens_where_its_pod_is_reached(combination: Combination) -> None:
+    for name, _, container in ours(combination):
+        values = {entry["name"]: entry.get("value") for entry in container["env"]}
         assert values.get("WHIMBREL_HTTP_HOST") == "0.0.0.0", name  # noqa: S104
         assert len(values) == len(container["env"]), f"{name}: a variable that is set twice"
 
 
-@pytest.mark.parametrize("folder", OVERLAYS, ids=lambda folder: folder.name)
-def test_a_transformer_with_a_concurrency_limit_names_its_workers(folder: Path) -> None:
-    transformer = pods(folder)["InferenceService/digits/transformer"]
+@pytest.mark.parametrize("combination", COMBINATIONS, ids=str)
+def test_what_knative_serves_has_one_way_to_the_images(combination: Combination) -> None:
+    """Every image of ours has the tag of components/images: none was added behind it."""
+    tags = {container["image"].partition(":")[2] for _, _, container in ours(combination)}
 
-    assert transformer["containerConcurrency"] > 0
-    assert "--workers=1" in transformer["containers"][0]["args"], "KServe appends --workers=<limit> otherwise"
+    assert tags == {"0.1.0"}
 
 
-@pytest.mark.parametrize("folder", OVERLAYS, ids=lambda folder: folder.name)
-def test_the_source_waits_longer_than_all_attempts_of_the_broker(folder: Path) -> None:
-    (broker,) = (o for o in custom(folder) if o["kind"] == "Broker")
-    delivery = broker["spec"]["delivery"]
-    pauses = sum(parse_duration(delivery["backoffDelay"]) * 2**retries for retries in range(delivery["retry"]))
-    attempts = (delivery["retry"] + 1) * parse_duration(delivery["timeout"])
-    (source,) = (pod["containers"][0] for name, pod in pods(folder).items() if name == "ContainerSource/objects")
-    (waits,) = (float(each["value"]) for each in source["env"] if each["name"] == "WHIMBREL_SINK_TIMEOUT_SECONDS")
+def test_the_standard_overlay_needs_no_knative_serving() -> None:
+    (standard,) = (each for each in COMBINATIONS if str(each) == "standard")
 
-    assert pauses > 180, "an outage of a few minutes is waited out"
-    assert 2 * (pauses + attempts) < waits <= 3600, "the subscriber's attempts, and the dead-letter sink's"
+    assert [o for o in (each.object for each in rendered(standard)) if o["apiVersion"].startswith(KNATIVE)] == []

@@ -36,7 +36,7 @@ _CLUSTER_SCOPED = frozenset(
 )
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
     """Reads y and n as kubectl does, as true and false: YAML 1.1 says so, and PyYAML leaves them out."""
 
 

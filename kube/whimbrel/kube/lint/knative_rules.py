@@ -26,6 +26,10 @@ _FEATURE_OF = {
     "hostPID": "kubernetes.podspec-hostpid",
     "shareProcessNamespace": "kubernetes.podspec-shareprocessnamespace",
 }
+_NEVER = (
+    *("terminationGracePeriodSeconds", "activeDeadlineSeconds", "restartPolicy", "nodeName", "hostname", "subdomain"),
+    *("priority", "readinessGates", "overhead", "preemptionPolicy", "setHostnameAsFQDN"),
+)
 _SECURITY_CONTEXT = "kubernetes.podspec-securitycontext"
 _INIT_CONTAINERS = "kubernetes.podspec-init-containers"
 _PVC = "kubernetes.podspec-persistent-volume-claim"
@@ -57,6 +61,13 @@ def _pod_fields(manifests: Manifests) -> Iterator[Fault]:
         for field, feature in _FEATURE_OF.items():
             if field in pod.spec and feature not in manifests.features:
                 yield Fault(pod.document, f"{pod.path}.{field}", f"{field}, which the flag {feature} allows")
+
+
+def _pod_fields_never(manifests: Manifests) -> Iterator[Fault]:
+    for pod in _knative(manifests):
+        for field in _NEVER:
+            if field in pod.spec:
+                yield Fault(pod.document, f"{pod.path}.{field}", f"{field}: {pod.spec[field]!r}")
 
 
 def _init_containers(manifests: Manifests) -> Iterator[Fault]:
@@ -147,6 +158,12 @@ RULES: tuple[Rule, ...] = (
         "Knative refuses this field of the pod unless a feature flag allows it",
         _FEATURE_REMEDY,
         _pod_fields,
+    ),
+    error(
+        "knative-pod-field-never",
+        "Knative refuses this field of the pod; a revision's grace period is its timeout",
+        "leave it out",
+        _pod_fields_never,
     ),
     error(
         "knative-init-containers",
