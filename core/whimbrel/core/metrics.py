@@ -25,6 +25,12 @@ DELIVERY_ATTEMPTS = Counter(
     "whimbrel_delivery_attempts", "Attempts by HTTP status (0: no answer)", ["source", "status"]
 )
 
+PUSH_REQUESTS = Counter(
+    "whimbrel_push_requests",
+    "Requests to a source that is posted to, by how they ended (delivered, joined, remembered, empty, late, refused)",
+    ["source", "outcome"],
+)
+
 TRANSFORMER_STAGE_SECONDS = Histogram(
     "whimbrel_transformer_stage_seconds",
     "Time of one image by stage (fetch, decode, predict, all)",

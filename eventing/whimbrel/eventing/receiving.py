@@ -26,7 +26,7 @@ def post_route(take: Take, max_body_bytes: int) -> Route:
 
     async def answer(request: Request) -> Response:
         try:
-            await take(request.headers, await _body(request, max_body_bytes))
+            await take(request.headers, await bounded_body(request, max_body_bytes, "WHIMBREL_MAX_BODY_BYTES"))
         except WhimbrelError as error:
             _log.warning("answered %d: %s", error.status, error)
             return JSONResponse(error.body(), error.status, error.headers())
@@ -58,10 +58,11 @@ class Writers:
             self._under_way -= 1
 
 
-async def _body(request: Request, most: int) -> bytes:
+async def bounded_body(request: Request, most: int, setting: str) -> bytes:
+    """Raises PayloadTooLarge, which names the setting."""
     body = bytearray()
     async for chunk in request.stream():
         body += chunk
         if len(body) > most:
-            raise PayloadTooLarge(f"expected a body of at most {most} bytes; see WHIMBREL_MAX_BODY_BYTES")
+            raise PayloadTooLarge(f"expected a body of at most {most} bytes; see {setting}")
     return bytes(body)

@@ -111,7 +111,16 @@ def _server(application: Starlette, settings: WaitSettings) -> uvicorn.Server:
         timeout_keep_alive=75,  # longer than the clients', so that it is not the server who closes under a request
         timeout_graceful_shutdown=max(1, round(settings.grace_seconds)),
         server_header=False,
+        ssl_certfile=settings.http_tls_certificate,
+        ssl_keyfile=settings.http_tls_key,
     )
+    try:
+        config.load()
+    except OSError as error:  # an SSLError is one
+        raise SettingsError(
+            f"setting WHIMBREL_HTTP_TLS_CERTIFICATE, WHIMBREL_HTTP_TLS_KEY: expected a certificate and its key as PEM "
+            f"files, seen {settings.http_tls_certificate} and {settings.http_tls_key} ({error})"
+        ) from None
     return _Server(config)
 
 

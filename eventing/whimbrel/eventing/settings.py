@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AliasChoices, BeforeValidator, Field
+from pydantic import AliasChoices, BeforeValidator, Field, model_validator
 from pydantic_settings import NoDecode
 
 from whimbrel.core.cloudevent import Event
@@ -32,10 +33,20 @@ def _extensions(value: Any) -> Any:
 
 
 class WaitSettings(ServerSettings):
-    """How long a process waits for what it needs, and for its own work at the end."""
+    """How long a process waits for what it needs, and for its own work at the end; how it listens."""
 
     startup_wait_seconds: Seconds = Field(default=300, description="longest wait for the store or queue at the start")
+    http_tls_certificate: Path | None = Field(
+        default=None, description="PEM file with the certificate chain; HTTPS then"
+    )
+    http_tls_key: Path | None = Field(default=None, description="PEM file with its key")
     grace_seconds: Seconds = Field(default=20, description="longest wait for the work in flight after SIGTERM")
+
+    @model_validator(mode="after")
+    def _key_has_its_certificate(self) -> WaitSettings:
+        if self.http_tls_key and not self.http_tls_certificate:
+            raise ValueError("expected WHIMBREL_HTTP_TLS_CERTIFICATE beside WHIMBREL_HTTP_TLS_KEY, seen the key alone")
+        return self
 
 
 class DeliverySettings(WaitSettings):
