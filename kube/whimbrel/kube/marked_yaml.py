@@ -63,7 +63,7 @@ def documents(text: str, source: str) -> list[Document]:
         raise InputRefused(f"{source}: expected YAML, seen {error}") from None
     except RecursionError:
         raise InputRefused(f"{source}: expected at most {_MAX_DEPTH} levels of YAML") from None
-    return [_document(node, source) for node in nodes]
+    return [found for node in nodes if (found := _document(node, source)).value is not None]
 
 
 def _nodes(text: str, source: str) -> Iterator[yaml.Node]:
@@ -109,10 +109,10 @@ class _Reader:
             found[key] = self.read(value_node, (*path, key))
         return found
 
-    def _key(self, node: yaml.Node) -> str | int:
+    def _key(self, node: yaml.Node) -> str:
         key = self._constructor.construct_object(node) if isinstance(node, yaml.ScalarNode) else None
-        if not isinstance(key, str | int) or node.tag == "tag:yaml.org,2002:merge":
-            self._refuse(node, f"expected a text as key, seen {_seen(node)}")
+        if not isinstance(key, str) or node.tag == "tag:yaml.org,2002:merge":
+            self._refuse(node, f"expected a text as key, seen {_seen(node)}; write it in quotes")
         return key
 
     def _refuse(self, node: yaml.Node, why: str) -> NoReturn:

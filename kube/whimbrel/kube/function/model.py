@@ -128,7 +128,7 @@ class Model(Section):
 
 
 class Resources(Section):
-    """Of each process; it may take so much and is promised so much."""
+    """What a process is promised, and the most that it may take."""
 
     cpu: Cpu | None = Field(default=None, description="processors, such as 2 or 500m")
     memory: Memory | None = Field(default=None, description="memory, such as 3Gi")
@@ -140,6 +140,10 @@ class Gpu(Section):
     count: int = Field(default=1, ge=1, le=16, description="how many a replica")
     resource: str = Field(
         default="nvidia.com/gpu", pattern=r"^[a-z0-9.-]+/[a-z0-9.-]+$", description="as the nodes call them"
+    )
+    tolerate: bool = Field(
+        default=False,
+        description="also on nodes that are tainted for it; Knative needs the flag kubernetes.podspec-tolerations",
     )
 
 
@@ -154,11 +158,17 @@ class Scale(Section):
     concurrency: int = Field(default=8, ge=1, le=1000, description="requests at once that one replica is meant to have")
 
 
+class TransformerScale(Scale):
+    """How many replicas of the transformer."""
+
+    max: int = Field(default=8, ge=1, le=1000, description="most")
+
+
 class Transformer(Section):
     """The part that fetches and decodes; it needs no GPU."""
 
     resources: Resources = Field(default=Resources(), description="default: cpu 1, memory 1536Mi")
-    scale: Scale = Field(default=Scale(max=8), description="default: min 0, max 8, concurrency 8")
+    scale: TransformerScale = Field(default=TransformerScale(), description="default: min 0, max 8, concurrency 8")
 
 
 class Images(Section):
@@ -185,7 +195,9 @@ class Function(Section):
     task: Literal["classification", "detection", "pose"] = Field(
         default="classification", description="what the model answers; a label of what is made"
     )
-    resources: Resources = Field(default=Resources(), description="of the predictor; default: cpu 2, memory 3Gi")
+    resources: Resources = Field(
+        default=Resources(), description="of each predictor; default: cpu 2, memory 3Gi; with a GPU cpu 4, memory 8Gi"
+    )
     gpu: Annotated[Gpu | None, BeforeValidator(_count_as_gpu, json_schema_input_type=_GpuCount | Gpu)] = Field(
         default=None, description="GPUs of each predictor: how many, or count and resource; 0: it computes without"
     )

@@ -46,6 +46,7 @@ def container(
     environment: Mapping[str, str],
     *,
     ready: str,
+    start_seconds: int = 30,
     resources: Object | None = None,
     own_environment: bool = False,
 ) -> Object:
@@ -64,12 +65,17 @@ def container(
             "httpGet": {"path": ready, "port": PORT},
             "periodSeconds": 1,
             "timeoutSeconds": 2,
-            "failureThreshold": 30,
+            "failureThreshold": start_seconds,
         },
         "resources": copy.deepcopy(resources or _SMALL),
         "securityContext": copy.deepcopy(_SECURITY),
         "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}],  # noqa: S108
     }
+
+
+def liveness(delay_seconds: int) -> Object:
+    check = {"httpGet": {"path": "/v2/health/live", "port": PORT}, "initialDelaySeconds": delay_seconds}
+    return {**check, "periodSeconds": 10, "timeoutSeconds": 5}
 
 
 def quantities(chosen: Resources, cpu: str, memory: str, others: Mapping[str, str] | None = None) -> Object:

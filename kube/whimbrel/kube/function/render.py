@@ -15,10 +15,9 @@ _EVENTING, _SOURCES = "eventing.knative.dev/v1", "sources.knative.dev/v1"
 
 _RETRIES = 10
 _ATTEMPT_SECONDS = 60
-# Retries after 1, 2, 4 .. 512 s. The broker answers when it has delivered: that long at the subscriber, and as long at
-# the dead-letter sink, which the source's patience exceeds.
-_PAUSES_SECONDS = 2**_RETRIES - 1
-_SOURCE_PATIENCE = 3600
+# The broker answers when it has delivered: 11 attempts and pauses of 1, 2, 4 .. 512 s at the subscriber, and as many at
+# the dead-letter sink. A source that hangs up earlier loses nothing, but sends the event once more.
+_SOURCE_PATIENCE = 2 * ((_RETRIES + 1) * _ATTEMPT_SECONDS + 2**_RETRIES - 1) + 234
 _TRANSFORMER_SECONDS = 120  # longer than the predictor's cold start and its own timeout
 
 OBJECT_CREATED = "com.amazonaws.s3.ObjectCreated:"
@@ -53,25 +52,30 @@ def _predictor(function: Function) -> Object:
     environment = {"WHIMBREL_MODEL_URI": function.model.uri}
     if function.model.digest:
         environment["WHIMBREL_MODEL_DIGEST"] = function.model.digest
-    devices = {}
+    resources = parts.quantities(function.resources, "2", "3Gi")
     if function.gpu is not None:
         environment["WHIMBREL_DEVICE"] = "cuda"
-        devices = {function.gpu.resource: str(function.gpu.count)}
+        device = {function.gpu.resource: str(function.gpu.count)}
+        resources = parts.quantities(function.resources, "4", "8Gi", device)
     container = parts.container(
         function,
-        *("predictors", "kserve-container", [f"--model-name={function.name}"], environment),
+        "predictors" if function.gpu is None else "predictors-cuda",
+        *("kserve-container", [f"--model-name={function.name}"], environment),
         ready=f"/v2/models/{function.name}/ready",
-        resources=parts.quantities(function.resources, "2", "3Gi", devices),
+        # An image of gigabytes and a first CUDA context take longer than a CPU's start.
+        start_seconds=30 if function.gpu is None else 120,
+        resources=resources,
         own_environment=True,
     )
-    container["livenessProbe"] = {
-        "httpGet": {"path": "/v2/health/live", "port": parts.PORT},
-        "initialDelaySeconds": 60,
-        "periodSeconds": 10,
-        "timeoutSeconds": 5,
-    }
-    pod = {"containers": [container], "volumes": parts.scratch("4Gi", in_memory=False)}  # the model is kept there
+    container["livenessProbe"] = parts.liveness(60)
+    pod = {"containers": [container], "volumes": parts.scratch("4Gi", in_memory=False), **_tolerations(function)}
     return {**_scaling(function.scale), "timeout": _ATTEMPT_SECONDS, "automountServiceAccountToken": False, **pod}
+
+
+def _tolerations(function: Function) -> Object:
+    if function.gpu is None or not function.gpu.tolerate:
+        return {}
+    return {"tolerations": [{"key": function.gpu.resource, "operator": "Exists", "effect": "NoSchedule"}]}
 
 
 def _transformer(function: Function) -> Object:
@@ -79,10 +83,11 @@ def _transformer(function: Function) -> Object:
         function,
         # KServe would add --workers=<containerConcurrency>.
         *("transformers", "kserve-container", ["--workers=1"], {}),
-        ready="/v2/health/live",
+        ready="/v2/health/ready",
         resources=parts.quantities(function.transformer.resources, "1", "1536Mi"),
         own_environment=True,
     )
+    container["livenessProbe"] = parts.liveness(30)
     return {
         **_scaling(function.transformer.scale),
         "containerConcurrency": 2 * function.transformer.scale.concurrency,
