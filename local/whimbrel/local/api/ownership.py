@@ -58,7 +58,8 @@ def applied(stored: Object | None, config: Object, manager: str, *, subresource:
     others = [replace(each, fields=each.fields - taken) for each in others]
     kept = applier.fields.union(*(each.fields for each in others))
     result = copy.deepcopy(stored)
-    for path in sorted(before - kept, key=len, reverse=True):
+    above = {path[:length] for path in kept for length in range(1, len(path))}
+    for path in sorted(before - kept - above, key=len, reverse=True):
         _remove(result, path)
     return _with_owners(_merged(result, config), [*others, applier], stored)
 
@@ -88,8 +89,20 @@ def _applier(config: Object, manager: str, subresource: str) -> Owner:
 
 def _conflicts(stored: Object, config: Object, applier: Owner, others: list[Owner]) -> list[tuple[Owner, Path]]:
     """The fields that another one owns and that `config` would change."""
-    differing = {path for path in applier.fields if _value(stored, path) != _value(config, path)}
-    return [(each, path) for each in others for path in sorted(each.fields & differing)]
+    differing = {path for path in applier.fields if not _is_met(_value(stored, path), _value(config, path))}
+    return [(each, path) for each in others for path in sorted(each.fields) if _is_changed(path, differing, stored)]
+
+
+def _is_met(found: Any, wanted: Any) -> bool:
+    """An empty map asks for any map."""
+    return bool(found == wanted) or (wanted == {} and isinstance(found, dict))
+
+
+def _is_changed(path: Path, differing: set[Path], stored: Object) -> bool:
+    """By the field itself, by a value in place of a map above it, or by a map in place of its value."""
+    if any(path[:length] in differing for length in range(1, len(path) + 1)):
+        return True
+    return not isinstance(_value(stored, path), dict) and any(each[: len(path)] == path for each in differing)
 
 
 def _is_client_side(stored: Object, manager: str, conflicting: list[tuple[Owner, Path]]) -> bool:

@@ -53,9 +53,9 @@ def _message(known: Fields) -> Read:
     return read
 
 
-def _fields(value: bytes) -> Iterator[tuple[int, Any]]:
+def _fields(message: Any) -> Iterator[tuple[int, Any]]:
     """Field numbers with their values, in the order of the wire. Raises ValueError."""
-    position = 0
+    value, position = _bytes(message), 0
     while position < len(value):
         tag, position = _varint(value, position)
         number, wire = tag >> 3, tag & 7
@@ -84,14 +84,18 @@ def _varint(value: bytes, position: int) -> tuple[int, int]:
     raise ValueError("the message ends in the middle of a number")
 
 
-def _text(value: Any) -> str:
+def _bytes(value: Any) -> bytes:
     if not isinstance(value, bytes):
-        raise ValueError("expected text")
-    return value.decode()
+        raise ValueError("expected bytes, seen a number")
+    return value
 
 
-def _base64(value: bytes) -> str:
-    return base64.b64encode(value).decode()
+def _text(value: Any) -> str:
+    return _bytes(value).decode()
+
+
+def _base64(value: Any) -> str:
+    return base64.b64encode(_bytes(value)).decode()
 
 
 def _texts(value: bytes) -> list[str]:
