@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 import yaml
 
-from testbed.combinations import COMBINATIONS, EXAMPLES, SOURCES, Combination, rendered, write
-from whimbrel.core.kustomize import render
+from testbed.combinations import COMBINATIONS, EXAMPLES, MANIFESTS, SOURCES, Combination, rendered, write
+from whimbrel.core.kustomize import read_objects, render
 from whimbrel.kube.lint import lint
+from whimbrel.transformers.contract import contract_of
 
 # Said in the example itself: KServe 0.20 sends such a canary no traffic yet.
 KNOWN = {"knative-cpu+storage-container+canary-standard": {"canary-not-split"}}
@@ -56,3 +57,28 @@ def test_the_lists_hold_what_they_are_read_from() -> None:
 
     assert {"local", "knative-cpu", "knative-gpu", "standard"} <= names
     assert "source-sqs" in SOURCES
+    assert len(EXAMPLES) >= 8
+
+
+def test_the_folder_of_examples_holds_them_all() -> None:
+    """`kubectl apply -k manifests/examples -l whimbrel.dev/example=NAME` applies one."""
+    objects = render(MANIFESTS / "examples")
+    labels = {found["metadata"]["labels"]["whimbrel.dev/example"] for found in objects}
+
+    assert labels == {Path(file).stem for each in EXAMPLES for file in each.files}
+    assert len(by_identity(objects)) == len(objects)
+
+
+@pytest.mark.parametrize("name", ["before-triton", "before-tf-serving"])
+def test_the_transformer_takes_the_contract_of_an_example(name: str, tmp_path: Path) -> None:
+    found = read_objects(MANIFESTS / "examples" / f"{name}.yaml")
+    (data,) = (each.object["data"] for each in found if each.object["kind"] == "ConfigMap")
+    for file, content in data.items():
+        (tmp_path / file).write_text(content)
+
+    contract = contract_of(str(tmp_path / "contract.yaml"))
+
+    assert contract.labels == ("cat", "dog", "other")
+    (service,) = (each.object["spec"] for each in found if each.object["kind"] == "InferenceService")
+    assert service["predictor"]["model"]["protocolVersion"] == contract.protocol
+    assert f"--predictor_protocol={contract.protocol}" in service["transformer"]["containers"][0]["args"]
