@@ -82,7 +82,10 @@ class Upstream(Protocol):
         """These are done: they must not come again. What is no longer ours is passed over."""
 
     async def give_back(self, messages: Sequence[Message], delay_seconds: float) -> None:
-        """These are to come again, not before the delay where the upstream can. The stop gives back without delay."""
+        """These are to come again, not before the delay where the upstream can. The stop gives back without delay.
+
+        What is no longer ours is passed over.
+        """
 
     async def extend(self, messages: Sequence[Message]) -> None:
         """These are still in work: a new lease for each. Only called where there are leases."""
