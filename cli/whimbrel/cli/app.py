@@ -7,10 +7,11 @@ from typing import Annotated
 
 import typer
 
-from whimbrel.cli import dead_letters, demo, function, model, readiness, results, up
+from whimbrel.cli import dead_letters, demo, function, model, readiness, results, rgw, up
 from whimbrel.cli.apply import apply, delete
 from whimbrel.cli.console import out
 from whimbrel.cli.describe import describe
+from whimbrel.cli.doctor import doctor
 from whimbrel.cli.lint import lint
 from whimbrel.cli.loadtest import loadtest
 from whimbrel.cli.logs import logs
@@ -33,9 +34,10 @@ app.command()(put)
 app.add_typer(results.app, name="results")
 app.add_typer(dead_letters.app, name="dead-letters")
 app.command()(reconcile)
+app.add_typer(rgw.app, name="rgw")
 app.add_typer(model.app, name="model")
 app.command()(loadtest)
-for command in (function.init, function.render, apply, ls, describe, logs, readiness.wait, delete):
+for command in (function.init, function.render, apply, ls, describe, logs, readiness.wait, delete, doctor):
     app.command()(command)
 app.command()(lint)
 

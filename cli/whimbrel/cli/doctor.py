@@ -1,0 +1,99 @@
+"""`whimbrel doctor`: what a cluster, or the engine, has and lacks, each with the command that mends it."""
+
+from __future__ import annotations
+
+import asyncio
+from base64 import b64decode
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from whimbrel.cli.cluster import Context, Kubeconfig, Namespace, cluster, run
+from whimbrel.cli.console import Output, add_rows, out, print_json, table
+from whimbrel.cli.manifests import Files, Kustomizations, read_objects
+from whimbrel.cli.options import DEAD_LETTERS, DEFAULT_STATE, PHOTOS, RESULTS, ObjectBucket, OutputFormat, State
+from whimbrel.core.errors import WhimbrelError
+from whimbrel.core.logs import redact
+from whimbrel.kube.client import Client
+from whimbrel.kube.doctor import Finding, judge, look
+from whimbrel.kube.doctor import State as Outcome
+from whimbrel.kube.doctor.around import Buckets, registry, store
+from whimbrel.kube.doctor.snapshot import Snapshot
+from whimbrel.kube.doctor.workloads import variables
+from whimbrel.kube.kinds import SECRET
+
+_KEY_ID, _KEY = "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"
+
+
+def doctor(
+    file: Files = None,
+    kustomize: Kustomizations = None,
+    namespace: Namespace = None,
+    bucket: ObjectBucket = PHOTOS,
+    settings: Annotated[str, typer.Option(help="ConfigMap with the addresses")] = "whimbrel-settings",
+    credentials: Annotated[str, typer.Option(help="Secret with the store's credentials")] = "whimbrel-s3",
+    output: OutputFormat = Output.TABLE,
+    kubeconfig: Kubeconfig = None,
+    context: Context = None,
+    state: State = DEFAULT_STATE,
+) -> None:
+    """Say what is there and what is missing, each with the command that mends it. Reads only.
+
+    With -k or -f also whether the cluster has what those manifests need. Ends with 1 when something is missing.
+    """
+    wanted = read_objects(file or [], kustomize or []) if file or kustomize else []
+    found = run(_doctor(wanted, namespace, bucket, settings, credentials, kubeconfig, context, state))
+    shown = [Finding(each.check, each.state, redact(each.seen), each.remedy) for each in found]
+    if output is Output.JSON:
+        print_json([asdict(each) for each in shown])
+    else:
+        _print(shown)
+    if any(each.state is Outcome.MISSING for each in shown):
+        raise typer.Exit(1)
+
+
+async def _doctor(
+    wanted: Sequence[Mapping[str, Any]],
+    namespace: str | None,
+    bucket: str,
+    settings: str,
+    credentials: str,
+    kubeconfig: str | None,
+    context: str | None,
+    state: Path,
+) -> list[Finding]:
+    async with cluster(kubeconfig, context, state) as client:
+        within = namespace or client.namespace
+        snapshot = await look(client, within, settings=settings, secrets=[credentials], wanted=wanted)
+        keys = await _credentials(client, credentials, within)
+    data = snapshot.settings.objects[0].get("data") or {} if snapshot.settings.objects else {}
+    around = await asyncio.gather(
+        asyncio.to_thread(store, data, _buckets(snapshot, bucket), keys), asyncio.to_thread(registry, data)
+    )
+    return [*judge(snapshot), *(finding for each in around for finding in each)]
+
+
+async def _credentials(client: Client, name: str, namespace: str) -> tuple[str, str] | None:
+    """The store's, for the few requests that look at it; None leaves it to this process's own."""
+    try:
+        data = (await client.get(SECRET, name, namespace)).get("data") or {}
+        return b64decode(data[_KEY_ID]).decode(), b64decode(data[_KEY]).decode()
+    except (WhimbrelError, KeyError, ValueError):
+        return None
+
+
+def _buckets(snapshot: Snapshot, photos: str) -> Buckets:
+    named = variables(snapshot)
+    results = named.get("WHIMBREL_RESULTS_BUCKET", RESULTS)
+    return Buckets(photos, results, named.get("WHIMBREL_DEAD_LETTERS_BUCKET", DEAD_LETTERS))
+
+
+def _print(found: Sequence[Finding]) -> None:
+    shown = table("", "CHECK", "SEEN", "WHAT TO DO")
+    add_rows(shown, ((each.state.value, each.check, each.seen, each.remedy) for each in found))
+    out.print(shown)
+    missing = sum(each.state is Outcome.MISSING for each in found)
+    out.print(f"\n{len(found)} checks, {missing} missing")
