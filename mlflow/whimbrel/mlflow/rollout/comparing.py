@@ -20,6 +20,7 @@ from whimbrel.mlflow.rollout.known_objects import KnownObject
 AT_ONCE: Final = 4
 TRIES: Final = 3
 TIMEOUT_SECONDS: Final = 30.0
+MAX_REASON: Final = 300
 _NOT_YET: Final = frozenset({404, 409, 429, 503})  # a replica that is just starting, or busy: asked again
 _WAIT_SECONDS: Final = 0.2
 
@@ -86,7 +87,7 @@ class Comparing:
             await asyncio.sleep(_WAIT_SECONDS * tries)
         best = _best(response)
         if best is None:
-            return Answer(None, None, milliseconds, failed=True)
+            return Answer(None, None, milliseconds, failed=True, reason=_reason(response))
         return Answer(str(best["label"]), float(best["score"]), milliseconds)
 
     async def _post(self, document: dict[str, Any], version: str) -> httpx.Response | None:
@@ -96,6 +97,12 @@ class Comparing:
             )
         except httpx.HTTPError:
             return None
+
+
+def _reason(response: httpx.Response | None) -> str:
+    if response is None:
+        return "no answer"
+    return f"status {response.status_code}: {response.text[:MAX_REASON]}"
 
 
 def _best(response: httpx.Response | None) -> dict[str, Any] | None:

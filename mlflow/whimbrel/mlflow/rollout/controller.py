@@ -101,7 +101,8 @@ class Controller:
         traffic = await asyncio.to_thread(mover.look)
         work = await self._work(rollout)
         now = datetime.now(UTC)
-        seen = Seen(now, traffic, await asyncio.to_thread(work.evidence, rollout), work.backtested)
+        evidence = await asyncio.to_thread(work.evidence, rollout, traffic.requests)
+        seen = Seen(now, traffic, evidence, work.backtested, work.trouble)
         status = next_status(rollout, seen)
         if status.phase is not rollout.status.phase:
             await self._follow_with_aliases(rollout.spec, status.phase)

@@ -82,12 +82,13 @@ class Verdict(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came of one request. `label` and `score` of the best prediction; None where it `failed`."""
+    """What came of one request. `label` and `score` of the best prediction; None where it `failed`, for `reason`."""
 
     label: str | None
     score: float | None
     milliseconds: float
     failed: bool = False
+    reason: str | None = None
 
 
 def judge(
@@ -124,6 +125,8 @@ def paired_harms(
     """
     harms: dict[Measure, list[float]] = {measure: [] for measure in Measure}
     for ours, theirs, label in zip(champion, candidate, truth, strict=True):
+        if ours.failed and theirs.failed:
+            continue  # the object's fault, or the store's
         harms[Measure.ERRORS].append(float(theirs.failed) - float(ours.failed))
         if ours.failed or theirs.failed:
             continue

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from whimbrel.core.errors import InputRefused, NotFound
 from whimbrel.core.model_pointer import PointedVersion, Pointer, PointerStore, Read, Replica
 from whimbrel.mlflow.rollout.reconcile import Traffic
@@ -24,6 +26,7 @@ class InPlace:
             percent=round(pointer.share),
             arrived=all(replica.synced and replica.pointer_etag == read.etag for replica in replicas),
             failed=_refusal(replicas, read.etag, candidate or pointer.current),
+            requests={replica.uid: _counts(replica) for replica in replicas},
         )
 
     def move(self, target: Traffic, seen: Traffic) -> None:
@@ -51,6 +54,16 @@ class InPlace:
             ) from None
         assert read is not None  # noqa: S101 only a read by a known eTag is
         return read
+
+
+def _counts(replica: Replica) -> dict[str, tuple[int, int]]:
+    return {
+        str(row.get("version")): (_count(row.get("answered")), _count(row.get("failed"))) for row in replica.versions
+    }
+
+
+def _count(value: Any) -> int:
+    return value if isinstance(value, int) else 0
 
 
 def _refusal(replicas: list[Replica], etag: str, version: PointedVersion) -> str | None:

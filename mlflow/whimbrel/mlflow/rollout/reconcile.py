@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from whimbrel.mlflow.rollout.gates import Measure, Outcome, Verdict, judge, overall
+from whimbrel.mlflow.rollout.live import Requests
 from whimbrel.mlflow.rollout.policy import Promotion, Step, Undecided, seconds
 from whimbrel.mlflow.rollout.resource import Decision, ModelRollout, Phase, Status
 
@@ -21,6 +22,7 @@ class Traffic:
     """Where the requests go: `current` has all that `candidate` has not, which has `percent`. Both are versions.
 
     `arrived`: every replica, or the routes, report it. `failed`: why the candidate cannot serve, if it cannot.
+    `requests`: what has been answered so far, where the movement can tell.
     """
 
     current: str
@@ -28,6 +30,7 @@ class Traffic:
     percent: int = 0
     arrived: bool = True
     failed: str | None = None
+    requests: Requests = field(default_factory=dict)
 
     def like(self, other: Traffic) -> bool:
         ours, theirs = (self.current, self.candidate, self.percent), (other.current, other.candidate, other.percent)
@@ -53,12 +56,13 @@ class Backtested:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """`backtested` is None until the backtest was made."""
+    """`backtested` is None until the backtest was made. `trouble`: why what both are asked goes unanswered, if so."""
 
     now: datetime
     traffic: Traffic
     evidence: Evidence = Evidence()
     backtested: Backtested | None = None
+    trouble: str | None = None
 
 
 _BEFORE_ANY_TRAFFIC: Final = frozenset({Phase.LOADING, Phase.BACKTEST})
@@ -183,7 +187,7 @@ def _after_backtest(rollout: ModelRollout, seen: Seen) -> Status | None:
     if status.phase is not Phase.BACKTEST:
         return None
     if seen.backtested is None:
-        return status
+        return _saying(status, seen.trouble or status.message)
     told = status.model_copy(update={"backtest": seen.backtested.verdicts, "report": seen.backtested.report})
     failed = [verdict.line() for verdict in seen.backtested.verdicts if verdict.outcome is Outcome.FAILED]
     if failed and not rollout.spec.forced:
@@ -204,7 +208,7 @@ def _judge(rollout: ModelRollout, seen: Seen) -> Status | None:
     step = policy.steps[status.step]
     waiting = _waits_for(step, judged, seen)
     if waiting is not None:
-        return _saying(judged, f"{status.percent}%: {waiting}")
+        return _saying(judged, f"{status.percent}%: {waiting}" + (f"; {seen.trouble}" if seen.trouble else ""))
     message = _summary(f"{status.percent}%", verdicts)
     return _step(rollout.model_copy(update={"status": judged}), seen, status.step + 1, message)
 

@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, Final
 
 from pydantic import ValidationError
 
-from whimbrel.core.errors import InputRefused, WhimbrelError
+from whimbrel.core.errors import InputRefused, Unavailable, WhimbrelError
 from whimbrel.mlflow.rollout.backtest import MAX_PICTURE_BYTES, Report, make_report, render
 from whimbrel.mlflow.rollout.comparing import Comparing, Comparison
 from whimbrel.mlflow.rollout.evidence_store import EvidenceStore
-from whimbrel.mlflow.rollout.gates import paired_harms, slow_above
+from whimbrel.mlflow.rollout.gates import Measure, paired_harms, slow_above
 from whimbrel.mlflow.rollout.known_objects import KnownObject
+from whimbrel.mlflow.rollout.live import LiveCounts, Requests
 from whimbrel.mlflow.rollout.reconcile import Backtested, Evidence
 from whimbrel.mlflow.rollout.resource import ModelRollout, Phase, Spec
 
@@ -53,6 +54,9 @@ class Work:
         self._task: asyncio.Task[None] | None = None
         self._doing: Phase | None = None
         self._shadows: list[Comparison] | None = None
+        self._live = LiveCounts(spec.champion.version, spec.candidate.version)
+        self._step: tuple[Phase, int] | None = None
+        self._answers_before = 0
         self.report: Report | None = None
         self.trouble: str | None = None
 
@@ -81,12 +85,20 @@ class Work:
             return None
         return Backtested(self.report.verdicts, self._store.uri("backtest.html"))
 
-    def evidence(self, rollout: ModelRollout) -> Evidence:
+    def evidence(self, rollout: ModelRollout, requests: Requests) -> Evidence:
+        """Of the shadows so far and of the live `requests` since the first look."""
+        status = rollout.status
+        if status.phase in _JUDGED:
+            self._live.look(requests)
+        if self._step != (status.phase, status.step):
+            self._step, self._answers_before = (status.phase, status.step), self._live.answers
         shadows = self._shadows or []
         ours, theirs = [each.champion for each in shadows], [each.candidate for each in shadows]
         harms = paired_harms(ours, theirs, [each.truth for each in shadows], self._slow(shadows))
-        since = rollout.status.since.timestamp() if rollout.status.since else 0.0
-        return Evidence(harms, sum(each.time >= since for each in shadows))
+        harms[Measure.ERRORS] += self._live.errors
+        since = status.since.timestamp() if status.since else 0.0
+        shadowed = sum(each.time >= since for each in shadows)
+        return Evidence(harms, shadowed + self._live.answers - self._answers_before)
 
     def _slow(self, shadows: Sequence[Comparison]) -> float:
         """Once known it stays: a limit that moved with what it judges would be no limit."""
@@ -117,7 +129,11 @@ class Work:
             return
         chosen = _sample(self._asking.known, backtest.objects, seed=self._spec.candidate.digest)
         asked = self._asking.comparing.each(chosen, backtest.requests_per_second)
-        report = make_report(self._spec, [each async for each in asked], datetime.now(UTC))
+        comparisons = [each async for each in asked]
+        void = _void(comparisons)
+        if void is not None:
+            raise Unavailable(void)
+        report = make_report(self._spec, comparisons, datetime.now(UTC))
         picture = partial(self._store.read_object, most_bytes=MAX_PICTURE_BYTES)
         page = await asyncio.to_thread(render, report, picture)
         document = report.model_dump_json(by_alias=True, indent=1).encode()
@@ -125,7 +141,7 @@ class Work:
         self.report = report
 
     async def _shadow(self) -> None:
-        """Until cancelled; what was seen counts once it is kept."""
+        """Until cancelled. What was seen counts at once, and is kept in files of some dozens."""
         if self._shadows is None:
             made = await asyncio.to_thread(self._store.read_backtest)
             self.report = self.report or (_parsed(made) if made is not None else None)
@@ -138,11 +154,23 @@ class Work:
         kept = asyncio.get_running_loop().time()
         async for comparison in self._asking.comparing.each(_endless(self._asking.known), per_second):
             fresh.append(comparison)
+            self._shadows.append(comparison)
             now = asyncio.get_running_loop().time()
             if len(fresh) >= SHADOWS_A_FILE or now - kept >= SHADOW_SECONDS:
                 await asyncio.to_thread(self._store.add_shadows, fresh)
-                self._shadows += fresh
+                self.trouble = _void(fresh)
                 fresh, kept = [], now
+
+
+def _void(comparisons: Sequence[Comparison]) -> str | None:
+    """Why nothing is compared, where the champion itself hardly answers."""
+    reasons = [each.champion.reason for each in comparisons if each.champion.failed]
+    if 2 * len(reasons) <= len(comparisons):
+        return None
+    return (
+        f"expected the champion to answer the known objects, seen {len(reasons)} of {len(comparisons)} fail; "
+        f"the last: {reasons[-1]}"
+    )
 
 
 def _sample(known: Sequence[KnownObject], count: int, seed: str) -> list[KnownObject]:
