@@ -11,7 +11,7 @@ PYTHON ?= $(shell for candidate in python3 python3.13 python3.12 python3.11; do 
 	&& { echo $$candidate; break; }; done)
 CODE := core predictors transformers eventing mlflow local kube loadtest cli tests benchmarks
 
-.PHONY: help demo up test hey services lint format bench bench-transformer bench-predictor clean
+.PHONY: help demo up test hey services lint format bench bench-transformer bench-api bench-predictor clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -55,6 +55,9 @@ bench: $(VENV)/.dev ## measure the whole way of an image; rewrites the table in 
 
 bench-transformer: $(VENV)/.dev ## measure decoding against Pillow alone and the naive way; rewrites the table in benchmarks/README.md
 	@PYTHONPATH=benchmarks $(BIN)/python benchmarks/transformer.py
+
+bench-api: $(VENV)/.dev ## measure the one-machine API with 1,000 objects; rewrites the table in benchmarks/README.md
+	@PYTHONPATH=benchmarks $(BIN)/python benchmarks/api.py
 
 bench-predictor: $(VENV)/.dev ## measure the predictor against a bare loop, and a swap under load; rewrites the tables in benchmarks/README.md
 	@PYTHONPATH=benchmarks $(BIN)/python benchmarks/predictor.py
