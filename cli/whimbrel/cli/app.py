@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from whimbrel.cli import dead_letters, demo, function, model, readiness, results, rgw, up
+from whimbrel.cli import dead_letters, demo, function, model, readiness, results, rgw, rollout, up
 from whimbrel.cli.apply import apply, delete
 from whimbrel.cli.console import out
 from whimbrel.cli.describe import describe
@@ -18,6 +18,7 @@ from whimbrel.cli.logs import logs
 from whimbrel.cli.ls import ls
 from whimbrel.cli.put import put
 from whimbrel.cli.reconcile import reconcile
+from whimbrel.cli.source import PASSED_ON, source
 from whimbrel.cli.status import status
 
 app = typer.Typer(
@@ -35,7 +36,9 @@ app.add_typer(results.app, name="results")
 app.add_typer(dead_letters.app, name="dead-letters")
 app.command()(reconcile)
 app.add_typer(rgw.app, name="rgw")
+app.command(context_settings=PASSED_ON)(source)
 app.add_typer(model.app, name="model")
+app.add_typer(rollout.app, name="rollout")
 app.command()(loadtest)
 for command in (function.init, function.render, apply, ls, describe, logs, readiness.wait, delete, doctor):
     app.command()(command)

@@ -32,7 +32,7 @@ def s3_client(settings: S3Settings, *, connections: int = 32, credentials: tuple
         endpoint_url=settings.s3_endpoint,
         region_name=settings.s3_region,
         verify=settings.s3_ca_bundle or settings.s3_verify_tls,
-        config=_config(settings, connections),
+        config=client_config(settings, connections),
     )
 
 
@@ -48,7 +48,7 @@ def sqs_client(
         endpoint_url=endpoint,
         region_name=settings.s3_region,
         verify=settings.s3_ca_bundle or settings.s3_verify_tls,
-        config=_config(settings, connections),
+        config=client_config(settings, connections),
     )
 
 
@@ -81,7 +81,8 @@ def as_whimbrel_error(error: BotoCoreError | ClientError, doing: str) -> Whimbre
     return Unavailable(f"{doing}: the store does not answer ({error})", retry_after_seconds=5)
 
 
-def _config(settings: S3Settings, connections: int) -> Config:
+def client_config(settings: S3Settings, connections: int) -> Config:
+    """For clients of services beside S3 and SQS that a store offers too."""
     return Config(
         connect_timeout=settings.s3_connect_timeout_seconds,
         read_timeout=settings.s3_read_timeout_seconds,

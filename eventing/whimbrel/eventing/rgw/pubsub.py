@@ -80,10 +80,11 @@ class PubSub:
         await self._call("PUT", "notifications", "bucket", bucket, doing=doing, **query)
 
     async def delete_notification(self, bucket: str, topic: str | None = None) -> None:
-        """Of one topic, or all."""
-        query = {} if topic is None else {"topic": checked("topic", topic)}
-        doing = f"deleting notifications of bucket {bucket!r}"
-        await self._call("DELETE", "notifications", "bucket", bucket, doing=doing, **query)
+        """Of one topic, or all: 16.2 deletes them by topic only."""
+        topics = [found.topic for found in await self.notifications(bucket)] if topic is None else [topic]
+        for each in topics:
+            doing = f"deleting the notifications of bucket {bucket!r} to topic {each!r}"
+            await self._call("DELETE", "notifications", "bucket", bucket, doing=doing, topic=checked("topic", each))
 
     async def subscription(self, name: str) -> Subscription:
         doing = f"looking at subscription {name!r}"
