@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -118,7 +119,7 @@ async def test_a_stopped_engine_leaves_no_process(before: Before) -> None:
 
 
 async def test_what_no_engine_runs_is_refused(before: Before) -> None:
-    assert before.refusal.startswith("Pod 'a' of v1: not a kind that runs on one machine; known are")
+    assert before.refusal.startswith("Pod 'a': not a kind to apply on one machine: pods are made for")
 
 
 async def test_the_next_engine_has_the_same_ports_and_objects(engine: Engine, before: Before) -> None:
@@ -135,10 +136,12 @@ async def test_every_component_is_ready_and_the_status_says_where(engine: Engine
     assert status is not None
     assert (status["running"], status["ready"]) == (True, True)
     assert {each["name"] for each in status["components"]} == COMPONENTS
-    assert set(status["endpoints"]) == {"s3", "mlflow", "gateway", "broker"}
-    assert all(url.startswith("http://127.0.0.1:") for url in status["endpoints"].values())
+    assert set(status["endpoints"]) == {"api", "s3", "mlflow", "gateway", "broker"}
+    assert {urlsplit(url).hostname for url in status["endpoints"].values()} == {"127.0.0.1"}
+    assert status["kubeconfig"] == str(engine.kubeconfig)
+    assert (settings.state / "kubeconfig").stat().st_mode & 0o077 == 0
     assert (settings.state / "status.json").stat().st_mode & 0o077 == 0
-    assert "'digits': spec.predictor.minReplicas is not enforced on one machine" in " ".join(engine.warnings)
+    assert "InferenceService 'digits': accepted, but not enforced on one machine: " in " ".join(engine.warnings)
 
 
 async def test_an_object_that_is_put_gets_its_result(engine: Engine) -> None:

@@ -2,36 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
-from whimbrel.core.kustomize import render
-from whimbrel.local import embedded
 from whimbrel.local.embedded import Notification, StoreContents
-from whimbrel.local.objects import AppliedObjects, read
-from whimbrel.local.plan import fronts, plan
 from whimbrel.local.settling import Settling, settling
-from whimbrel.local.workload import Workload
 
-OVERLAY = Path(__file__).parents[2] / "manifests" / "overlays" / "local"
 CREATED = Notification(bucket="in", queue="q", events=("s3:ObjectCreated:Put",))
 REMOVED = Notification(bucket="in", queue="q2", events=("s3:ObjectRemoved:*",))
 
 
-def sink(**environment: str) -> Workload:
-    return Workload("sink", "Service", "whimbrel.eventing", (), environment)
-
-
-def test_the_local_overlay_is_settled_by_its_sinks_buckets() -> None:
-    found = AppliedObjects([read(each) for each in render(OVERLAY)])
-    objects = found.with_defaults([read(each) for each in embedded.settings_objects("default", 1, 2)])
-    ports = {front.workload: 1000 for front in fronts(objects)} | {"broker": 1001}
-
-    planned = plan(objects, ports, {})
-
-    expected = Settling((("photos", "photos"),), "results", "{bucket}", "dead-letters", "")
-    assert settling(embedded.store_contents(objects), planned.workloads) == expected
+def sink(**environment: str) -> dict[str, str]:
+    return environment
 
 
 def test_buckets_and_prefixes_are_those_of_the_sinks_environment() -> None:
@@ -53,6 +34,6 @@ def test_buckets_and_prefixes_are_those_of_the_sinks_environment() -> None:
     ],
 )
 def test_without_them_there_is_nothing_to_announce(
-    notifications: tuple[Notification, ...], sinks: list[Workload]
+    notifications: tuple[Notification, ...], sinks: list[dict[str, str]]
 ) -> None:
     assert settling(StoreContents(notifications=notifications), sinks) is None

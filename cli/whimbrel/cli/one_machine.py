@@ -17,7 +17,7 @@ from rich.status import Status
 
 from whimbrel.cli.console import progress_out
 from whimbrel.core import logs
-from whimbrel.core.errors import Unavailable
+from whimbrel.core.errors import SettingsError, Unavailable
 from whimbrel.core.kustomize import render
 from whimbrel.local.engine import Engine
 from whimbrel.local.settings import EngineSettings
@@ -31,12 +31,13 @@ Objects = list[dict[str, Any]]
 
 
 @asynccontextmanager
-async def started(settings: EngineSettings, *, quiet: bool = False) -> AsyncIterator[Engine]:
+async def started(settings: EngineSettings, *, quiet: bool = False, empty: bool = False) -> AsyncIterator[Engine]:
     """Everything ready: the embedded services, a model where the manifests ask the registry for one, the rest.
 
-    Raises SettingsError or InputRefused for what the user gave, Unavailable for what did not become ready.
+    `empty`: the manifests are not applied. Raises SettingsError or InputRefused for what the user gave, Unavailable
+    for what did not become ready; where an earlier life of the state is gone on with, that is only told.
     """
-    objects = render(settings.manifests)
+    objects = [] if empty else render(settings.manifests)
     with progress_out.status("starting the store, the registry and the broker") as shown:
         async with Engine(settings) as engine:
             await engine.create_store(objects)
@@ -46,7 +47,12 @@ async def started(settings: EngineSettings, *, quiet: bool = False) -> AsyncIter
                 await _train(environment)
             shown.update("starting what the manifests describe")
             await engine.apply(objects)
-            await engine.wait_ready(_READY_SECONDS, lambda components: shown.update(_waiting(components)))
+            try:
+                await engine.wait_ready(_READY_SECONDS, lambda components: shown.update(_waiting(components)))
+            except (SettingsError, Unavailable) as error:
+                if not engine.restored:
+                    raise
+                logger.warning(str(error))
             shown.stop()
             if not quiet:
                 _tell_warnings(engine.warnings)

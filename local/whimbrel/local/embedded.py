@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from base64 import b64encode
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,6 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from whimbrel.core.errors import InputRefused
 from whimbrel.core.s3 import error_code, s3_client, sqs_client
 from whimbrel.core.settings import S3Settings
-from whimbrel.local.objects import AppliedObjects, ConfigMap
 from whimbrel.local.workload import Probe, Workload
 
 if TYPE_CHECKING:
@@ -106,17 +106,18 @@ def settings_objects(namespace: str, s3_port: int, mlflow_port: int) -> list[dic
             "apiVersion": "v1",
             "kind": "Secret",
             "metadata": metadata | {"name": CREDENTIALS_NAME},
-            "stringData": CREDENTIALS,
+            "type": "Opaque",
+            "data": {name: b64encode(value.encode()).decode() for name, value in CREDENTIALS.items()},
         },
     ]
 
 
-def store_contents(objects: AppliedObjects) -> StoreContents:
+def store_contents(objects: Iterable[Mapping[str, Any]]) -> StoreContents:
     """What every ConfigMap with the label asks for. Raises InputRefused, with the key, for what cannot be read."""
-    found = [each for each in objects.of(ConfigMap) if each.metadata.labels.get(STORE_LABEL) == "true"]
+    found = [each for each in objects if each.get("kind") == "ConfigMap" and _is_labelled(each)]
     return StoreContents(
-        buckets=tuple(name for each in found for name in each.data.get("buckets", "").split()),
-        queues=tuple(name for each in found for name in each.data.get("queues", "").split()),
+        buckets=tuple(name for each in found for name in _data(each, "buckets").split()),
+        queues=tuple(name for each in found for name in _data(each, "queues").split()),
         notifications=tuple(entry for each in found for entry in _notifications(each)),
     )
 
@@ -147,10 +148,18 @@ def _settings(s3_port: int, mlflow_port: int) -> dict[str, str]:
     }
 
 
-def _notifications(found: ConfigMap) -> list[Notification]:
-    where = f"ConfigMap {found.name!r}: data.notifications"
+def _is_labelled(found: Mapping[str, Any]) -> bool:
+    return (found["metadata"].get("labels") or {}).get(STORE_LABEL) == "true"
+
+
+def _data(found: Mapping[str, Any], key: str) -> str:
+    return str((found.get("data") or {}).get(key, ""))
+
+
+def _notifications(found: Mapping[str, Any]) -> list[Notification]:
+    where = f"ConfigMap {found['metadata']['name']!r}: data.notifications"
     try:
-        entries = yaml.safe_load(found.data.get("notifications", "[]"))
+        entries = yaml.safe_load(_data(found, "notifications") or "[]")
         return [Notification.model_validate(entry) for entry in entries]
     except (yaml.YAMLError, ValidationError, TypeError) as error:
         raise InputRefused(f"{where}: expected a list of bucket, queue and events; {error}") from None

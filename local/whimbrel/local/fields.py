@@ -18,11 +18,20 @@ API_VERSIONS = {
     "Broker": "eventing.knative.dev/v1",
     "Trigger": "eventing.knative.dev/v1",
     "ContainerSource": "sources.knative.dev/v1",
+    "SinkBinding": "sources.knative.dev/v1",
+    "ServingRuntime": "serving.kserve.io/v1alpha1",
+    "ClusterServingRuntime": "serving.kserve.io/v1alpha1",
     "ConfigMap": "v1",
     "Secret": "v1",
-    "ClusterRole": "rbac.authorization.k8s.io/v1",
     "ServiceAccount": "v1",
-    "ServingRuntime": "serving.kserve.io/v1alpha1",
+    "ClusterRole": "rbac.authorization.k8s.io/v1",
+    "ClusterRoleBinding": "rbac.authorization.k8s.io/v1",
+    "Role": "rbac.authorization.k8s.io/v1",
+    "RoleBinding": "rbac.authorization.k8s.io/v1",
+    "NetworkPolicy": "networking.k8s.io/v1",
+    "PodDisruptionBudget": "policy/v1",
+    "ClusterStorageContainer": "serving.kserve.io/v1alpha1",
+    "PrometheusRule": "monitoring.coreos.com/v1",
 }
 
 _METADATA = ("metadata.name", "metadata.namespace", "metadata.labels", "metadata.annotations")
@@ -34,14 +43,26 @@ _CONTAINER_HONOURED = (
     *(f"readinessProbe.{field}" for field in ("httpGet.path", "httpGet.port", "periodSeconds", "timeoutSeconds")),
     "readinessProbe.failureThreshold",
 )
-_CONTAINER_NOT_ENFORCED = ("imagePullPolicy", "livenessProbe", "resources", "securityContext", "volumeMounts")
+_CONTAINER_NOT_ENFORCED = (
+    *("imagePullPolicy", "livenessProbe", "startupProbe", "resources", "securityContext", "volumeMounts"),
+    *(f"readinessProbe.{field}" for field in ("initialDelaySeconds", "successThreshold", "httpGet.scheme")),
+    *("terminationMessagePath", "terminationMessagePolicy", "readinessProbe.tcpSocket"),
+)
 
 _POD_NOT_ENFORCED = (
     *("automountServiceAccountToken", "enableServiceLinks", "serviceAccountName"),
     *("terminationGracePeriodSeconds", "volumes[].name", "volumes[].emptyDir"),
 )
 
-_SCALING_NOT_ENFORCED = ("minReplicas", "maxReplicas", "scaleMetric", "scaleTarget", "containerConcurrency")
+_COMPONENT_HONOURED = (
+    *("minReplicas", "maxReplicas", "scaleMetric", "scaleTarget", "containerConcurrency", "timeout"),
+    *("canaryTrafficPercent", "labels", "annotations"),
+)
+_MODEL_HONOURED = (
+    *("modelFormat", "runtime", "storageUri", "protocolVersion"),
+    *(field for field in _CONTAINER_HONOURED if field != "name"),
+)
+_RUNTIME_HONOURED = ("supportedModelFormats", "disabled", "multiModel", "protocolVersions")
 
 _REFERENCE = ("ref.apiVersion", "ref.kind", "ref.name", "ref.namespace", "uri")
 _DELIVERY = (
@@ -64,12 +85,31 @@ def _pod_not_enforced(prefix: str) -> tuple[str, ...]:
 
 _COMPONENTS = ("spec.predictor", "spec.transformer")
 
+# Kinds of which nothing is done here, by the fields that say what a cluster would do.
+_STORED: dict[str, tuple[str, ...]] = {
+    "ServiceAccount": ("secrets", "imagePullSecrets", "automountServiceAccountToken"),
+    "ClusterRole": ("rules", "aggregationRule"),
+    "ClusterRoleBinding": ("subjects", "roleRef"),
+    "Role": ("rules",),
+    "RoleBinding": ("subjects", "roleRef"),
+    "NetworkPolicy": ("spec",),
+    "PodDisruptionBudget": ("spec",),
+    "ClusterStorageContainer": ("spec", "workloadType", "disabled"),
+    "PrometheusRule": ("spec",),
+}
+
 HONOURED: dict[str, tuple[str, ...]] = {
     "InferenceService": (
         *(path for component in _COMPONENTS for path in _pod(component)),
-        *(f"{component}.timeout" for component in _COMPONENTS),
+        *(path for component in _COMPONENTS for path in _under(component, *_COMPONENT_HONOURED)),
+        *_under("spec.predictor.model", *_MODEL_HONOURED),
     ),
-    "Service": (*_pod("spec.template.spec"), "spec.template.spec.timeoutSeconds"),
+    "Service": (
+        *_pod("spec.template.spec"),
+        *_under("spec.template.spec", "timeoutSeconds", "containerConcurrency"),
+        *_under("spec.template.metadata", "labels", "annotations"),
+        *_under("spec.traffic[]", "latestRevision", "percent", "revisionName", "tag"),
+    ),
     "Broker": _under("spec", *_DELIVERY),
     "Trigger": (
         *_under("spec", "broker", "filter.attributes", "filters", *_DELIVERY),
@@ -77,34 +117,37 @@ HONOURED: dict[str, tuple[str, ...]] = {
     ),
     "ContainerSource": (
         *_pod("spec.template.spec"),
+        *_under("spec.template.metadata", "labels", "annotations"),
         *_under("spec.sink", *_REFERENCE),
         "spec.ceOverrides.extensions",
     ),
+    "SinkBinding": (
+        *_under("spec.sink", *_REFERENCE),
+        "spec.ceOverrides.extensions",
+        *_under("spec.subject", "apiVersion", "kind", "name", "selector.matchLabels"),
+    ),
+    "ServingRuntime": (*_pod("spec"), *_under("spec", *_RUNTIME_HONOURED)),
+    "ClusterServingRuntime": (*_pod("spec"), *_under("spec", *_RUNTIME_HONOURED)),
     "ConfigMap": ("data",),
     "Secret": ("data", "stringData", "type"),
-    "ClusterRole": (),
-    "ServiceAccount": (),
-    "ServingRuntime": (),
+    **dict.fromkeys(_STORED, ()),
 }
 
 NOT_ENFORCED: dict[str, tuple[str, ...]] = {
-    "InferenceService": tuple(
-        path
-        for component in _COMPONENTS
-        for path in _pod_not_enforced(component) + _under(component, *_SCALING_NOT_ENFORCED)
+    "InferenceService": (
+        *(path for component in _COMPONENTS for path in _pod_not_enforced(component)),
+        *_under("spec.predictor.model", *_CONTAINER_NOT_ENFORCED),
     ),
-    "Service": (
-        *_pod_not_enforced("spec.template.spec"),
-        *("spec.template.metadata", "spec.template.spec.containerConcurrency"),
-    ),
+    "Service": (*_pod_not_enforced("spec.template.spec"), "spec.template.spec.responseStartTimeoutSeconds"),
     "Broker": (),
     "Trigger": (),
-    "ContainerSource": (*_pod_not_enforced("spec.template.spec"), "spec.template.metadata"),
-    "ConfigMap": (),
-    "Secret": (),
-    "ClusterRole": ("rules",),
-    "ServiceAccount": ("automountServiceAccountToken",),
-    "ServingRuntime": ("spec",),
+    "ContainerSource": _pod_not_enforced("spec.template.spec"),
+    "SinkBinding": (),
+    "ServingRuntime": (*_pod_not_enforced("spec"), "spec.annotations", "spec.labels"),
+    "ClusterServingRuntime": (*_pod_not_enforced("spec"), "spec.annotations", "spec.labels"),
+    "ConfigMap": ("immutable",),
+    "Secret": ("immutable",),
+    **_STORED,
 }
 
 

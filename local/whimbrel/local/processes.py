@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 _FIRST_PAUSE_SECONDS = 0.2
 _LONGEST_PAUSE_SECONDS = 10.0
-_STARTING_PERIOD_SECONDS = 0.1  # readiness is asked for often until the first yes
+_STARTING_PERIOD_SECONDS = 0.02  # readiness is asked for often until the first yes
 _STOP_POLL_SECONDS = 0.05
 _TAIL_BYTES = 4096
 LONGEST_LOG_BYTES = 64 * 1024 * 1024  # at the start of its process
@@ -56,9 +56,10 @@ class Place:
 class Supervised:
     """One workload's process, from the first start to the stop."""
 
-    def __init__(self, workload: Workload, place: Place) -> None:
+    def __init__(self, workload: Workload, place: Place, changed: Callable[[], None] | None = None) -> None:
         self.workload = workload
         self._place = place
+        self._changed = changed or place.changed
         self._process: asyncio.subprocess.Process | None = None
         self._address: Address | None = None
         self._ready = asyncio.Event()
@@ -75,6 +76,14 @@ class Supervised:
     @property
     def ready(self) -> bool:
         return self._ready.is_set()
+
+    @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.returncode is None
+
+    @property
+    def ready_address(self) -> Address | None:
+        return self._address if self.ready else None
 
     @property
     def refused_to_start(self) -> bool:
@@ -111,12 +120,11 @@ class Supervised:
             raise
 
     def status(self) -> dict[str, Any]:
-        running = self._process is not None and self._process.returncode is None
         return {
             "name": self.workload.name,
             "kind": self.workload.kind,
             "ready": self.ready,
-            "pid": self._process.pid if running and self._process else None,
+            "pid": self._process.pid if self.running and self._process else None,
             "restarts": self.restarts,
             "last_exit": self.last_exit,
             "log": str(self._place.log(self.workload.name)),
@@ -137,9 +145,9 @@ class Supervised:
         workload, place = self.workload, self._place
         self.begun = datetime.now(UTC)
         http_port = workload.port or free_port()
-        self._address = Address(http_port, free_port() if workload.grpc else None)
+        self._address = Address(http_port, free_port() if workload.grpc else http_port if workload.h2c else None)
         environment = {**workload.environment, "PORT": str(http_port)}
-        if self._address.grpc_port:
+        if workload.grpc:
             environment["WHIMBREL_GRPC_PORT"] = str(self._address.grpc_port)
         arguments = [expand(argument, environment) for argument in workload.arguments]
         log = place.log(workload.name)
@@ -147,7 +155,7 @@ class Supervised:
         _put_aside_when_long(log)
         with log.open("ab") as output:
             process = await asyncio.create_subprocess_exec(
-                *place.wardship.command([sys.executable, "-m", workload.module, *arguments]),
+                *place.wardship.command([*_command(workload), *arguments]),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -203,6 +211,10 @@ class Supervised:
         address = self._address
         if address is None:
             return False
+        if not await _listens(address.http_port):  # far cheaper than a request, and asked often
+            return False
+        if not probe.path:
+            return True
         url = f"http://127.0.0.1:{address.http_port}{probe.path}"
         try:
             return (await self._place.probes.get(url, timeout=probe.timeout_seconds)).is_success
@@ -224,7 +236,7 @@ class Supervised:
 
     def _tell_change(self) -> None:
         try:
-            self._place.changed()
+            self._changed()
         except OSError as error:
             logger.warning("%s changed, which could not be told: %s", self.workload.name, error)
 
@@ -249,6 +261,19 @@ class Supervised:
         while started and is_ours(process.pid, started) and time.monotonic() < deadline:  # noqa: ASYNC110
             await asyncio.sleep(_STOP_POLL_SECONDS)
         signal_group(process.pid, signal.SIGKILL)
+
+
+def _command(workload: Workload) -> tuple[str, ...]:
+    return workload.command or (sys.executable, "-m", workload.module)
+
+
+async def _listens(port: int) -> bool:
+    try:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+    except OSError:
+        return False
+    writer.close()
+    return True
 
 
 def _put_aside_when_long(log: Path) -> None:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from whimbrel.local.embedded import StoreContents
-from whimbrel.local.workload import Workload
 
 _CREATED = "s3:ObjectCreated:"
 
@@ -22,9 +21,9 @@ class Settling:
     dead_letters_prefix: str = ""
 
 
-def settling(contents: StoreContents, workloads: Iterable[Workload]) -> Settling | None:
+def settling(contents: StoreContents, environments: Iterable[Mapping[str, str]]) -> Settling | None:
     """None where nothing is announced, or where not exactly one bucket of results is told by the sinks' settings."""
-    each = [workload.environment for workload in workloads]
+    each = list(environments)
     results = {
         (found["WHIMBREL_RESULTS_BUCKET"], found.get("WHIMBREL_RESULTS_PREFIX") or "{bucket}")
         for found in each

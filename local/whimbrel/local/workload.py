@@ -11,7 +11,7 @@ _REFERENCE = re.compile(r"\$\$|\$\(([A-Za-z_][A-Za-z0-9_.-]*)\)")
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """An HTTP readiness probe, with Kubernetes' defaults."""
+    """An HTTP readiness probe, with Kubernetes' defaults; an empty path only asks whether something listens."""
 
     path: str
     period_seconds: float = 10
@@ -24,17 +24,19 @@ class Workload:
     """One process. `arguments` may hold `$(NAME)`, replaced from the environment as Kubernetes does.
 
     The environment is all that the process gets. PORT is added at each start, and WHIMBREL_GRPC_PORT where `grpc`:
-    free ports, or `port` where its clients must always find it at the same one.
+    free ports, or `port` where its clients must always find it at the same one. `h2c`: its one port speaks HTTP/2.
     """
 
     name: str
     kind: str
-    module: str
     arguments: tuple[str, ...]
+    module: str = ""
+    command: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
     probe: Probe | None = None
     port: int | None = None
     grpc: bool = False
+    h2c: bool = False
     timeout_seconds: float = 300.0
 
 

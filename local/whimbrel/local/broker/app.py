@@ -173,7 +173,9 @@ class Ingress:
             metrics.IN_FLIGHT.set(self._in_flight)
 
     async def _health(self, request: Request) -> Response:
-        return JSONResponse({"status": "ok", "brokers": len(self._config.brokers), "in_flight": self._in_flight})
+        config = self._config
+        known = {"generation": config.generation, "brokers": len(config.brokers)}
+        return JSONResponse({"status": "ok", **known, "in_flight": self._in_flight})
 
     async def _metrics(self, request: Request) -> Response:
         body, content_type = exposition()

@@ -1,6 +1,7 @@
 """The brokers and triggers of one machine, read from a JSON file that the engine writes.
 
-    {"brokers":  [{"namespace", "name", "delivery"?}],
+    {"generation"?: N,
+     "brokers":  [{"namespace", "name", "delivery"?}],
      "triggers": [{"namespace", "name", "broker", "filter"?: {"attributes": {}}, "filters"?: [],
                    "subscriber": {"uri"}, "delivery"?}]}
 
@@ -63,9 +64,10 @@ class Broker:
 
 @dataclass(frozen=True, slots=True)
 class BrokerConfig:
-    """Every broker by (namespace, name)."""
+    """Every broker by (namespace, name); `generation` is what `/healthz` says of the configuration that holds."""
 
     brokers: Mapping[tuple[str, str], Broker]
+    generation: int = 0
 
 
 def load_config(path: Path) -> BrokerConfig:
@@ -137,6 +139,7 @@ class _Trigger(_Strict):
 
 
 class _Document(_Strict):
+    generation: int = 0
     brokers: list[_Broker]
     triggers: list[_Trigger]
 
@@ -151,7 +154,8 @@ def _resolve(document: _Document) -> BrokerConfig:
                 f"triggers[{index}].broker: namespace {trigger.namespace!r} has no broker {trigger.broker!r}"
             )
         triggers[broker.namespace, broker.name].append(_trigger(trigger, broker, f"triggers[{index}].filters"))
-    return BrokerConfig({key: Broker(*key, tuple(found)) for key, found in triggers.items()})
+    brokers = {key: Broker(*key, tuple(found)) for key, found in triggers.items()}
+    return BrokerConfig(brokers, document.generation)
 
 
 def _trigger(trigger: _Trigger, broker: _Broker, path: str) -> Trigger:

@@ -58,9 +58,7 @@ class Replicas:
 
     async def remove(self, replica: Replica, seconds: float) -> bool:
         """Gives it no more requests; whether those that it has were all answered within `seconds`."""
-        replica.leaving = True
-        if replica in self._replicas:
-            self._replicas.remove(replica)
+        self.discard(replica)
         if replica.in_flight == 0:
             return True
         try:
@@ -69,6 +67,12 @@ class Replicas:
         except TimeoutError:
             return False
         return True
+
+    def discard(self, replica: Replica) -> None:
+        """Gives it no more requests."""
+        replica.leaving = True
+        if replica in self._replicas:
+            self._replicas.remove(replica)
 
     def arrive(self, now: float) -> None:
         """A request is here; `leave` says that it is gone, however it ended."""

@@ -1,0 +1,166 @@
+"""The processes of the pods: started when a pod appears, drained and stopped when it goes, known while they run."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC
+
+from whimbrel.core.errors import InputRefused
+from whimbrel.local.api.metadata import Object
+from whimbrel.local.control import names
+from whimbrel.local.control.pods import Seen
+from whimbrel.local.ingress.replicas import Replica, Replicas
+from whimbrel.local.processes import Place, Supervised
+from whimbrel.local.workload import Workload
+
+logger = logging.getLogger(__name__)
+
+Key = tuple[str, str]
+_LOGS_KEPT = 100  # of pods that are gone
+
+
+@dataclass(eq=False)
+class _Running:
+    uid: str
+    kind: str  # of its owner
+    shown: str  # the kind that a user applied
+    service: str  # how the status calls it
+    process: Supervised
+    replicas: Replicas | None
+    replica: Replica | None = None
+
+
+class Fleet:
+    """`changed` is called whenever what `seen` tells has changed; all of it runs in one event loop."""
+
+    def __init__(self, place: Place, changed: Callable[[], None], drain_seconds: float) -> None:
+        self._place = place
+        self._changed = changed
+        self._drain_seconds = drain_seconds
+        self._running: dict[Key, _Running] = {}
+        self._faults: dict[Key, str] = {}
+        self._restarts_gone: dict[str, int] = {}
+        self._leaving: set[asyncio.Task[None]] = set()
+
+    def follow(
+        self,
+        pods: Sequence[tuple[Object, str]],
+        build: Callable[[Object, str], Workload],
+        replicas_of: Callable[[Object], Replicas | None],
+    ) -> None:
+        """Run exactly these pods, each with the kind of its owner."""
+        wanted = {names.of(pod): (pod, kind) for pod, kind in pods}
+        for key, running in list(self._running.items()):
+            if key not in wanted or wanted[key][0]["metadata"]["uid"] != running.uid:
+                self._let_go(key)
+        self._faults = {key: fault for key, fault in self._faults.items() if key in wanted}
+        for key, (pod, kind) in wanted.items():
+            if key not in self._running:
+                self._start(key, pod, kind, build, replicas_of)
+
+    def seen(self) -> dict[Key, Seen]:
+        found = {key: _seen(running.process) for key, running in self._running.items()}
+        return found | {key: Seen(fault=fault) for key, fault in self._faults.items()}
+
+    def each(self) -> list[tuple[Key, str, str, Supervised]]:
+        """Every pod with the kind and the name of what a user knows it by, and its process."""
+        return [(key, running.shown, running.service, running.process) for key, running in self._running.items()]
+
+    def restarts(self, service: str) -> int:
+        """Of all processes that it has had."""
+        now = sum(each.process.restarts for each in self._running.values() if each.service == service)
+        return now + self._restarts_gone.get(service, 0)
+
+    async def stop(self, kinds: Sequence[str]) -> None:
+        """End the processes of owners of these kinds, and wait for those that are ending."""
+        for key in [key for key, running in self._running.items() if running.kind in kinds]:
+            self._let_go(key)
+        await asyncio.gather(*self._leaving)
+
+    def _start(
+        self,
+        key: Key,
+        pod: Object,
+        kind: str,
+        build: Callable[[Object, str], Workload],
+        replicas_of: Callable[[Object], Replicas | None],
+    ) -> None:
+        try:
+            workload = build(pod, kind)
+        except InputRefused as error:
+            if self._faults.get(key) != str(error):
+                self._faults[key] = str(error)
+                logger.warning("pod %s cannot be started: %s", key[1], error)
+                self._changed()
+            return
+        self._faults.pop(key, None)
+        labels = names.labels_of(pod)
+        owner = labels.get(names.SERVICE_LABEL) or pod["metadata"]["ownerReferences"][0]["name"]
+        process = Supervised(workload, self._place, changed=lambda: self._follow_readiness(key))
+        service = names.qualified(owner, key[0])
+        shown = _shown(kind, labels)
+        self._running[key] = _Running(pod["metadata"]["uid"], kind, shown, service, process, replicas_of(pod))
+        process.start()
+
+    def _follow_readiness(self, key: Key) -> None:
+        running = self._running.get(key)
+        if running is not None and running.replicas is not None:
+            address = running.process.ready_address
+            if address is not None and running.replica is None:
+                running.replica = running.replicas.add(key[1], address)
+            elif address is None and running.replica is not None:
+                running.replicas.discard(running.replica)
+                running.replica = None
+        self._changed()
+
+    def _let_go(self, key: Key) -> None:
+        running = self._running.pop(key)
+        gone = self._restarts_gone.get(running.service, 0)
+        self._restarts_gone[running.service] = gone + running.process.restarts
+        leaving = asyncio.create_task(self._end(running), name=f"end {key[1]}")
+        self._leaving.add(leaving)
+        leaving.add_done_callback(self._leaving.discard)
+
+    async def _end(self, running: _Running) -> None:
+        """What it was given is answered first."""
+        try:
+            if running.replicas is not None and running.replica is not None:
+                await running.replicas.remove(running.replica, self._drain_seconds)
+        finally:
+            await running.process.stop()
+            self._prune_logs()
+            self._changed()
+
+    def _prune_logs(self) -> None:
+        used = {self._place.log(running.process.workload.name) for running in self._running.values()}
+        gone = [path for path in self._place.state.glob("logs/*-deployment-*.log*") if path not in used]
+        for path in sorted(gone, key=lambda each: each.stat().st_mtime)[:-_LOGS_KEPT]:
+            path.unlink(missing_ok=True)
+
+
+def _shown(kind: str, labels: Mapping[str, str]) -> str:
+    if kind != "Revision":
+        return kind
+    return "InferenceService" if names.INFERENCE_SERVICE_LABEL in labels else "Service"
+
+
+def _seen(process: Supervised) -> Seen:
+    return Seen(
+        running=process.running,
+        ready=process.ready,
+        restarts=process.restarts,
+        last_exit=process.last_exit or "",
+        exit_status=process.exit_status,
+        started=process.begun.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ") if process.begun else "",
+    )
+
+
+def by_service(each: Sequence[tuple[Key, str, str, Supervised]]) -> Mapping[tuple[str, str], list[Supervised]]:
+    """The processes of every service and source, by kind and name."""
+    found: dict[tuple[str, str], list[Supervised]] = {}
+    for _, kind, service, process in each:
+        found.setdefault((kind, service), []).append(process)
+    return found

@@ -1,0 +1,393 @@
+"""One pass of all controllers: reads every object, writes what follows from it, and says what is to run and be routed.
+
+Level-triggered: a pass knows nothing of the one before, so that whatever was missed or killed is made good by the next.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import Any
+
+from whimbrel.core.errors import InputRefused
+from whimbrel.local.api import kinds
+from whimbrel.local.api.metadata import Object
+from whimbrel.local.autoscaling import Scaling, read_scaling
+from whimbrel.local.control import conditions, eventing, inference, names, pods, serving
+from whimbrel.local.control.pods import Seen
+from whimbrel.local.control.world import World, is_leaving, owner_reference
+from whimbrel.local.rollout import read_traffic
+
+Key = tuple[str, str]  # namespace and name
+
+_NAME_LETTERS = "bcdfghjklmnpqrstvwxz2456789"  # Kubernetes' own, which spell no words
+_PROGRESS_SECONDS = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What the engine knows beside the objects."""
+
+    seen: Mapping[Key, Seen]
+    replicas: Mapping[Key, int]  # what the autoscaler wants of a revision
+    service_port: Callable[[str], int]
+    gateway_port: int
+    broker_port: int
+    brokers_running: frozenset[Key]
+    stable_seconds: float
+    most_replicas: int
+    now: datetime
+
+    @property
+    def time(self) -> str:
+        return self.now.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+@dataclass(frozen=True, slots=True)
+class RevisionPlan:
+    """A revision that may have processes. `fixed`: this many, without the autoscaler."""
+
+    key: Key
+    scaling: Scaling
+    fixed: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class RoutePlan:
+    """A service, or a tag of one (`service` is then empty), and the weight of each revision."""
+
+    name: str
+    kind: str  # that a user applied
+    host: str
+    service: str
+    shares: tuple[tuple[int, Key], ...]
+    timeout_seconds: float
+
+
+@dataclass
+class Outcome:
+    pods: list[tuple[Object, str]] = field(default_factory=list)  # with the kind of what they belong to
+    revisions: list[RevisionPlan] = field(default_factory=list)
+    routes: list[RoutePlan] = field(default_factory=list)
+    broker: dict[str, Any] = field(default_factory=dict)
+    unready: list[str] = field(default_factory=list)  # what is not Ready, and why
+    happened: list[tuple[Object, str, str, str]] = field(default_factory=list)  # object, type, reason, message
+
+
+def run(world: World, facts: Facts) -> Outcome:
+    """Everything, once."""
+    return _Pass(world, facts).run()
+
+
+class _Pass:
+    def __init__(self, world: World, facts: Facts) -> None:
+        self.world, self.facts = world, facts
+        self.outcome = Outcome()
+        self._failures: dict[Key, dict[str, Any]] = {}  # of a revision's processes
+
+    def run(self) -> Outcome:
+        faults = self._inference_services()
+        for service in self._present(kinds.KNATIVE_SERVICE):
+            self._knative_service(service)
+        for service in self._present(kinds.INFERENCE_SERVICE):
+            self._inference_status(service, faults.get(names.of(service), {}))
+        self._eventing()
+        self._pod_statuses()
+        self._routes()
+        self._readiness()
+        return self.outcome
+
+    # InferenceServices
+
+    def _inference_services(self) -> dict[Key, dict[str, str]]:
+        """Their Knative services; what each component was refused for."""
+        found = [*self.world.of(kinds.SERVING_RUNTIME), *self.world.of(kinds.CLUSTER_SERVING_RUNTIME)]
+        faults: dict[Key, dict[str, str]] = {}
+        for service in self._present(kinds.INFERENCE_SERVICE):
+            runtimes = inference.runtimes_of(service, found)
+            wanted = inference.present(service)
+            for component in wanted:
+                try:
+                    rendered = inference.knative_service(service, component, runtimes)
+                except InputRefused as error:
+                    faults.setdefault(names.of(service), {})[component] = str(error)
+                    continue
+                self.world.ensure(kinds.KNATIVE_SERVICE, rendered)
+            owned = self.world.owned(kinds.KNATIVE_SERVICE, service)
+            kept = {inference.component_name(service, each) for each in wanted}
+            for each in owned:
+                if each["metadata"]["name"] not in kept:
+                    self.world.delete(kinds.KNATIVE_SERVICE, each)
+        return faults
+
+    def _inference_status(self, service: Object, faults: Mapping[str, str]) -> None:
+        namespace, name = names.of(service)
+        services = {
+            each: self.world.find(kinds.KNATIVE_SERVICE, namespace, inference.component_name(service, each))
+            for each in inference.present(service)
+        }
+        predictor = services.get("predictor") or {}
+        created = predictor.get("status", {}).get("latestCreatedRevisionName", "")
+        entry = names.qualified(inference.component_name(service, inference.entry(service)), namespace)
+        addresses = (
+            f"http://{names.host(name, namespace)}:{self.facts.gateway_port}",
+            f"http://127.0.0.1:{self.facts.service_port(entry)}",
+        )
+        failure = self._failures.get((namespace, created))
+        status = inference.status(service, services, faults, failure=failure, addresses=addresses, now=self.facts.time)
+        self._tell_ready(kinds.INFERENCE_SERVICE, service, status)
+        self.world.set_status(kinds.INFERENCE_SERVICE, service, status)
+
+    # Knative services and their revisions
+
+    def _knative_service(self, service: Object) -> None:
+        revisions = self.world.owned(kinds.REVISION, service)
+        extra = eventing.bound_environment(self.world, service)
+        wanted = serving.new_revision(service, revisions, extra)
+        if wanted is not None and (made := self.world.ensure(kinds.REVISION, wanted)) is not None:
+            revisions.append(made)
+            self._tell(service, "Created", f"Created Revision {made['metadata']['name']!r}")
+        for old in serving.superfluous(service, revisions):
+            self.world.delete(kinds.REVISION, old)
+            revisions.remove(old)
+        latest = max(revisions, key=serving.number, default=None)
+        for revision in revisions:
+            self._revision(service, revision, revision is latest)
+        revisions = self.world.owned(kinds.REVISION, service)
+        status = serving.service_status(service, revisions, self._addresses(service), self.facts.now)
+        self._tell_ready(kinds.KNATIVE_SERVICE, service, status)
+        self.world.set_status(kinds.KNATIVE_SERVICE, service, status)
+
+    def _addresses(self, service: Object) -> dict[str, str]:
+        namespace, name = names.of(service)
+        port = self.facts.gateway_port
+        tags = [target.tag for target in read_traffic(service["spec"].get("traffic", [])) if target.tag]
+        found = {tag: f"http://{names.host(f'{tag}-{name}', namespace)}:{port}" for tag in tags}
+        found[""] = f"http://{names.host(name, namespace)}:{port}"
+        found["internal"] = f"http://127.0.0.1:{self.facts.service_port(names.qualified(name, namespace))}"
+        return found
+
+    def _revision(self, service: Object, revision: Object, latest: bool) -> None:
+        key = names.of(revision)
+        annotations = names.annotations_of(revision)
+        limit = int(revision["spec"].get("containerConcurrency") or 0)
+        try:
+            scaling = read_scaling(annotations, limit, self.facts.stable_seconds)
+        except InputRefused:  # refused at the door already
+            scaling = Scaling(limit=limit, stable_seconds=self.facts.stable_seconds)
+        fixed = self._fixed(revision, latest, scaling)
+        if fixed is None and not _is_reached(service, key[1]):
+            scaling = replace(scaling, least=0)
+        plan = RevisionPlan(key, scaling, fixed)
+        self.outcome.revisions.append(plan)
+        wanted = plan.fixed if plan.fixed is not None else self.facts.replicas.get(key, scaling.least)
+        running = self._pods_of(revision, kinds.REVISION, revision["metadata"]["name"], _template(revision), wanted)
+        seen = [self.facts.seen.get(names.of(pod), Seen()) for pod in running]
+        failures = [failure for each in seen if (failure := pods.failure_of(each)) is not None and not each.ready]
+        if failures:
+            self._failures[key] = failures[0]
+        was_ready = conditions.is_ready(revision)
+        status = serving.revision_status(
+            revision,
+            ready=sum(each.ready for each in seen),
+            wanted=wanted,
+            failure=failures[0]["message"] if failures else "",
+            deadline_seconds=_deadline(annotations),
+            now=self.facts.now,
+        )
+        self.world.set_status(kinds.REVISION, revision, status)
+        if not was_ready and any(each.ready for each in seen):
+            self._tell(revision, "RevisionReady", f"Revision {key[1]!r} is ready")
+
+    def _fixed(self, revision: Object, latest: bool, scaling: Scaling) -> int | None:
+        """The number of processes of a revision that no autoscaler decides on."""
+        state = conditions.read(revision, "Ready").status
+        if state == "True":
+            return None
+        if latest and state == "Unknown":
+            return max(1, scaling.least)  # so that it can become ready
+        return 0
+
+    # Eventing
+
+    def _eventing(self) -> None:
+        world, now = self.world, self.facts.time
+        unresolved = f"http://127.0.0.1:{self.facts.gateway_port}/unresolved"
+        for broker in self._present(kinds.BROKER):
+            namespace, name = names.of(broker)
+            address = f"http://127.0.0.1:{self.facts.broker_port}/{namespace}/{name}"
+            running = names.of(broker) in self.facts.brokers_running
+            status = eventing.broker_status(world, broker, address, running, now)
+            self._tell_ready(kinds.BROKER, broker, status)
+            world.set_status(kinds.BROKER, broker, status)
+        for trigger in self._present(kinds.TRIGGER):
+            status = eventing.trigger_status(world, trigger, now)
+            self._tell_ready(kinds.TRIGGER, trigger, status)
+            world.set_status(kinds.TRIGGER, trigger, status)
+        for source in self._present(kinds.CONTAINER_SOURCE):
+            self._source(source)
+        for binding in self._present(kinds.SINK_BINDING):
+            bound = len(eventing.subjects(world, binding))
+            world.set_status(kinds.SINK_BINDING, binding, eventing.binding_status(world, binding, bound, now))
+        self.outcome.broker = eventing.broker_configuration(world, unresolved)
+
+    def _source(self, source: Object) -> None:
+        given = eventing.source_environment(self.world, source)
+        owned = self.world.owned(kinds.POD, source)
+        if given is None:  # what runs may go on: its sink keeps its address
+            running = owned
+            self.outcome.pods += [(pod, "ContainerSource") for pod in running]
+        else:
+            template = serving.with_environment(source["spec"]["template"], given)
+            running = self._pods_of(source, kinds.CONTAINER_SOURCE, f"{names.of(source)[1]}", template, 1)
+        seen = [self.facts.seen.get(names.of(pod), Seen()) for pod in running]
+        failure = next((each.fault or each.last_exit for each in seen if not each.ready), "")
+        status = eventing.source_status(self.world, source, any(each.ready for each in seen), failure, self.facts.time)
+        self._tell_ready(kinds.CONTAINER_SOURCE, source, status)
+        self.world.set_status(kinds.CONTAINER_SOURCE, source, status)
+
+    # Pods
+
+    def _pods_of(
+        self, owner: Object, kind: kinds.Kind, name: str, template: Mapping[str, Any], count: int
+    ) -> list[Object]:
+        """As many pods of this template as are wanted: more are made, the youngest go first, others' templates go."""
+        digest = serving.digest_of(template)
+        owned = [pod for pod in self.world.owned(kinds.POD, owner) if not is_leaving(pod)]
+        for pod in owned:
+            if names.annotations_of(pod).get(names.TEMPLATE_DIGEST) != digest:
+                self.world.delete(kinds.POD, pod)
+        current = [pod for pod in owned if names.annotations_of(pod).get(names.TEMPLATE_DIGEST) == digest]
+        current.sort(key=self._worth)
+        for pod in current[min(count, self.facts.most_replicas) :]:
+            self.world.delete(kinds.POD, pod)
+            self._tell(owner, "Killing", f"Stopping pod {pod['metadata']['name']!r}")
+        current = current[: min(count, self.facts.most_replicas)]
+        while len(current) < min(count, self.facts.most_replicas):
+            made = self.world.ensure(kinds.POD, _pod(owner, name, template, digest))
+            if made is None:
+                break
+            current.append(made)
+            self._tell(owner, "SuccessfulCreate", f"Created pod {made['metadata']['name']!r}")
+        self.outcome.pods += [(pod, owner["kind"]) for pod in current]
+        return current
+
+    def _worth(self, pod: Object) -> tuple[bool, str, str]:
+        """Ready ones first, then the oldest."""
+        seen = self.facts.seen.get(names.of(pod), Seen())
+        return (not seen.ready, pod["metadata"]["creationTimestamp"], pod["metadata"]["name"])
+
+    def _pod_statuses(self) -> None:
+        for pod, _ in self.outcome.pods:
+            found = self.world.find(kinds.POD, *names.of(pod))
+            if found is not None:
+                seen = self.facts.seen.get(names.of(found), Seen())
+                self.world.set_status(kinds.POD, found, pods.status(found, seen, self.facts.time))
+
+    # Routes and readiness
+
+    def _routes(self) -> None:
+        for service in self._present(kinds.KNATIVE_SERVICE):
+            namespace, name = names.of(service)
+            revisions = {each["metadata"]["name"]: each for each in self.world.owned(kinds.REVISION, service)}
+            traffic = read_traffic((service.get("status") or {}).get("traffic", []))
+            timeout = service["spec"]["template"]["spec"].get("timeoutSeconds", 300)
+            shares = tuple(
+                (target.percent, (namespace, target.revision))
+                for target in traffic
+                if target.percent and target.revision in revisions
+            )
+            created = (service.get("status") or {}).get("latestCreatedRevisionName", "")
+            if not traffic and created in revisions:  # whoever comes before the first one is ready waits for it
+                shares = ((100, (namespace, created)),)
+            hosts = [names.host(name, namespace)]
+            owner = names.labels_of(service).get(names.INFERENCE_SERVICE_LABEL)
+            found = self.world.find(kinds.INFERENCE_SERVICE, namespace, owner) if owner else None
+            if found is not None and inference.component_name(found, inference.entry(found)) == name:
+                hosts.append(names.host(owner or "", namespace))
+            qualified = names.qualified(name, namespace)
+            kind = "InferenceService" if owner else "Service"
+            for host in hosts:
+                self.outcome.routes.append(RoutePlan(qualified, kind, host, qualified, shares, timeout))
+            for target in traffic:
+                if target.tag and target.revision in revisions:
+                    tagged = f"{target.tag}-{name}"
+                    share = ((100, (namespace, target.revision)),)
+                    self.outcome.routes.append(
+                        RoutePlan(tagged, kind, names.host(tagged, namespace), "", share, timeout)
+                    )
+
+    def _readiness(self) -> None:
+        listed = [*self._present(kinds.INFERENCE_SERVICE), *self._present(kinds.KNATIVE_SERVICE)]
+        for found in [*listed, *eventing.everything(self.world)]:
+            ready = conditions.read(found, "Ready")
+            if ready.status != "True":
+                said = ready.message or ready.reason or "not ready yet"
+                self.outcome.unready.append(f"{found['kind']} {found['metadata']['name']} ({said})")
+
+    def _present(self, kind: kinds.Kind) -> list[Object]:
+        return [each for each in self.world.of(kind) if not is_leaving(each)]
+
+    # Events
+
+    def _tell(self, about: Object, reason: str, message: str, type_: str = "Normal") -> None:
+        self.outcome.happened.append((about, type_, reason, message))
+
+    def _tell_ready(self, kind: kinds.Kind, found: Object, status: Mapping[str, Any]) -> None:
+        """A change of readiness is worth an event."""
+        before, after = conditions.read(found, "Ready"), conditions.read({"status": status}, "Ready")
+        if after.status not in (before.status, "Unknown"):
+            ready = after.status == "True"
+            said = after.reason if " " not in after.reason else ""
+            reason = f"{kind.kind}Ready" if ready else (said or f"{kind.kind}NotReady")
+            name = found["metadata"]["name"]
+            message = after.message or f"{kind.kind} {name!r} is {'' if ready else 'not '}ready"
+            self._tell(found, reason, message, "Normal" if after.status == "True" else "Warning")
+
+
+def _template(revision: Object) -> dict[str, Any]:
+    """A pod's, with what Knative tells every container."""
+    name = revision["metadata"]["name"]
+    service = names.labels_of(revision)[names.SERVICE_LABEL]
+    given = [
+        {"name": "K_SERVICE", "value": service},
+        {"name": "K_CONFIGURATION", "value": service},
+        {"name": "K_REVISION", "value": name},
+    ]
+    metadata = {
+        "labels": names.labels_of(revision) | {names.REVISION_LABEL: name},
+        "annotations": {k: v for k, v in names.annotations_of(revision).items() if k != names.TEMPLATE_DIGEST},
+    }
+    return serving.with_environment({"metadata": metadata, "spec": revision["spec"]}, given)
+
+
+def _pod(owner: Object, name: str, template: Mapping[str, Any], digest: str) -> Object:
+    suffix = "".join(secrets.choice(_NAME_LETTERS) for _ in range(5))
+    metadata = template.get("metadata") or {}
+    spec = {
+        key: value for key, value in template["spec"].items() if key not in ("containerConcurrency", "timeoutSeconds")
+    }
+    return {
+        "metadata": {
+            "name": f"{name}-deployment-{suffix}",
+            "namespace": owner["metadata"]["namespace"],
+            "labels": dict(metadata.get("labels") or {}),
+            "annotations": dict(metadata.get("annotations") or {}) | {names.TEMPLATE_DIGEST: digest},
+            "ownerReferences": [owner_reference(owner)],
+        },
+        "spec": spec | {"nodeName": "localhost", "restartPolicy": "Always"},
+    }
+
+
+def _deadline(annotations: Mapping[str, str]) -> float:
+    text = annotations.get(names.PROGRESS_DEADLINE, "")
+    number = text.removesuffix("s")
+    return float(number) if number.replace(".", "", 1).isdigit() else _PROGRESS_SECONDS
+
+
+def _is_reached(service: Object, revision: str) -> bool:
+    """Whether traffic or a tag leads to it: only then does its min-scale hold."""
+    traffic = read_traffic((service.get("status") or {}).get("traffic", []))
+    return any(target.revision == revision for target in traffic)

@@ -1,0 +1,594 @@
+"""What follows from the stored objects: revisions, traffic, pods, addresses, statuses; on a real storage."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from whimbrel.core.errors import InputRefused
+from whimbrel.core.kustomize import render
+from whimbrel.local import embedded, images
+from whimbrel.local.api import kinds
+from whimbrel.local.api.kinds import Kind, by_kind
+from whimbrel.local.api.metadata import Object
+from whimbrel.local.api.storage import Storage
+from whimbrel.local.applying import apply
+from whimbrel.local.control import names, pods
+from whimbrel.local.control.door import verdict
+from whimbrel.local.control.passes import Facts, Outcome, RoutePlan, run
+from whimbrel.local.control.pods import Seen
+from whimbrel.local.control.world import World
+from whimbrel.local.environment import machine_environment
+from whimbrel.local.settling import Settling, settling
+from whimbrel.local.workload import Probe, Workload
+
+OVERLAY = Path(__file__).parents[2] / "manifests" / "overlays" / "local"
+MACHINE = {"PATH": "/usr/bin:/bin"}
+GATEWAY, BROKER_PORT = 1000, 1001
+
+
+@dataclass
+class Machine:
+    """A storage and what an engine would know; its processes are as ready as the test says."""
+
+    storage: Storage
+    seen: dict[tuple[str, str], Seen] = field(default_factory=dict)
+    replicas: dict[tuple[str, str], int] = field(default_factory=dict)
+    broken: set[str] = field(default_factory=set)  # revisions whose processes never get ready
+    ports: dict[str, int] = field(default_factory=dict)
+    now: datetime = field(default_factory=lambda: datetime.now(UTC))
+    outcome: Outcome = field(default_factory=Outcome)
+    brokers: frozenset[tuple[str, str]] = frozenset()
+
+    def apply(self, *documents: str) -> None:
+        apply(self.storage, verdict, [each for text in documents for each in yaml.safe_load_all(text)])
+
+    def once(self) -> None:
+        self.outcome = run(World(self.storage), self._facts())
+
+    def settle(self) -> None:
+        """Until nothing changes any more, with every process ready at once but the broken ones."""
+        for _ in range(20):
+            before = self.storage.version
+            self.once()
+            self.brokers = frozenset((each["namespace"], each["name"]) for each in self.outcome.broker["brokers"])
+            known = {names.of(pod): self._of(pod) for pod, _ in self.outcome.pods}
+            if self.storage.version == before and known == self.seen:
+                return
+            self.seen = known
+        raise AssertionError("it never comes to rest")
+
+    def get(self, kind: Kind, name: str, namespace: str = "default") -> Object:
+        return self.storage.get(kind, namespace, name)
+
+    def condition(self, kind: Kind, name: str, type_: str = "Ready") -> str:
+        listed = self.get(kind, name)["status"]["conditions"]
+        return str(next(each["status"] for each in listed if each["type"] == type_))
+
+    def patch(self, name: str, **predictor: Any) -> None:
+        """Changes the predictor of an InferenceService; None takes a field away."""
+
+        def changed(found: Object) -> Object:
+            given = {**found["spec"]["predictor"], **predictor}
+            found["spec"]["predictor"] = {key: value for key, value in given.items() if value is not None}
+            return found
+
+        self.storage.modify(kinds.INFERENCE_SERVICE, "default", name, changed)
+
+    def workload(self, prefix: str) -> Workload:
+        pod, kind = next((pod, kind) for pod, kind in self.outcome.pods if pod["metadata"]["name"].startswith(prefix))
+        return pods.workload(pod, kind, self._values, self._address, MACHINE)
+
+    def route(self, host: str) -> RoutePlan:
+        return next(each for each in self.outcome.routes if each.host == host)
+
+    def _of(self, pod: Object) -> Seen:
+        revision = names.labels_of(pod).get(names.REVISION_LABEL, "")
+        if revision in self.broken:
+            return Seen(restarts=1, last_exit="ended with status 3: no such model", exit_status=3)
+        return Seen(running=True, ready=True)
+
+    def _facts(self) -> Facts:
+        return Facts(
+            *(self.seen, self.replicas, self._port, GATEWAY, BROKER_PORT, self.brokers, 60.0, 4, self.now),
+        )
+
+    def _port(self, service: str) -> int:
+        return self.ports.setdefault(service, 2000 + len(self.ports))
+
+    def _address(self, name: str, namespace: str) -> str | None:
+        return f"127.0.0.1:{self._port(names.qualified(name, namespace))}"
+
+    def _values(self, kind: str, namespace: str, name: str) -> dict[str, str] | None:
+        found = World(self.storage).find(kinds.SECRET if kind == "Secret" else kinds.CONFIG_MAP, namespace, name)
+        if found is None:
+            return None
+        return pods.secret_values(found) if kind == "Secret" else dict(found.get("data") or {})
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Iterator[Machine]:
+    storage = Storage(tmp_path / "objects.db")
+    for found in embedded.settings_objects("default", 1, 2):
+        kind = by_kind(found["apiVersion"], found["kind"])
+        assert kind is not None
+        storage.create(kind, found)
+    yield Machine(storage)
+    storage.close()
+
+
+@pytest.fixture
+def overlay(machine: Machine) -> Machine:
+    apply(machine.storage, verdict, render(OVERLAY))
+    machine.settle()
+    return machine
+
+
+def service(name: str = "one", image: str = "whimbrel/predictors:1", **predictor: Any) -> str:
+    container = {"name": "kserve-container", "image": image, "args": ["--model-name=one"]}
+    return json.dumps(
+        {
+            "apiVersion": "serving.kserve.io/v1beta1",
+            "kind": "InferenceService",
+            "metadata": {"name": name},
+            "spec": {"predictor": {"containers": [container], **predictor}},
+        }
+    )
+
+
+def containers(*arguments: str) -> list[dict[str, Any]]:
+    return [{"name": "kserve-container", "image": "whimbrel/predictors:1", "args": list(arguments)}]
+
+
+# The project's own manifests
+
+
+def test_everything_of_the_overlay_becomes_ready(overlay: Machine) -> None:
+    assert overlay.outcome.unready == []
+    for kind, name in [
+        (kinds.INFERENCE_SERVICE, "digits"),
+        (kinds.KNATIVE_SERVICE, "digits-transformer"),
+        (kinds.BROKER, "default"),
+        (kinds.TRIGGER, "predictions"),
+        (kinds.CONTAINER_SOURCE, "objects"),
+    ]:
+        assert overlay.condition(kind, name) == "True"
+
+
+def test_a_pass_over_what_has_settled_writes_nothing(overlay: Machine) -> None:
+    before = overlay.storage.version
+    overlay.once()
+    assert overlay.storage.version == before
+
+
+def test_a_transformer_is_given_what_kserve_gives(overlay: Machine) -> None:
+    transformer = overlay.workload("digits-transformer")
+
+    assert transformer.command[1:] == ("-m", "whimbrel.transformers")
+    host = f"127.0.0.1:{overlay.ports['digits-predictor']}"
+    given = ("--model_name", "digits", "--predictor_host", host, "--http_port", "$(PORT)")
+    assert transformer.arguments == (*given, "--workers=1")
+    assert transformer.probe is not None
+
+
+def test_a_process_has_its_declared_environment_and_no_more(overlay: Machine) -> None:
+    predictor = overlay.workload("digits-predictor")
+
+    declared = MACHINE | embedded.settings_environment(1, 2)
+    assert predictor.environment.items() >= declared.items()
+    knative = {"K_SERVICE": "digits-predictor", "K_REVISION": "digits-predictor-00001"}
+    assert predictor.environment.items() >= knative.items()
+    own = {"K_CONFIGURATION", "WHIMBREL_MODEL_URI", "WHIMBREL_DRAIN_SECONDS", "WHIMBREL_HTTP_HOST"}
+    assert set(predictor.environment) == {*declared, *knative, *own}
+    assert predictor.environment["WHIMBREL_HTTP_HOST"] == "127.0.0.1"
+    assert predictor.grpc
+
+
+def test_the_machines_environment_holds_no_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WHIMBREL_S3_ENDPOINT", "http://elsewhere")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "mine")
+    monkeypatch.setenv("LC_ALL", "C.UTF-8")
+
+    found = machine_environment()
+
+    assert (found["LC_ALL"], found["PYTHONSAFEPATH"]) == ("C.UTF-8", "1")
+    assert not [name for name in found if name.startswith(("WHIMBREL_", "AWS_"))]
+
+
+def test_the_broker_has_every_reference_resolved(overlay: Machine) -> None:
+    (broker,) = overlay.outcome.broker["brokers"]
+    triggers = {each["name"]: each for each in overlay.outcome.broker["triggers"]}
+
+    def address(name: str) -> str:
+        return f"http://127.0.0.1:{overlay.ports[name]}"
+
+    assert broker["delivery"]["deadLetterSink"] == {"uri": address("dead-letters")}
+    assert triggers["objects"]["subscriber"] == {"uri": address("digits-transformer") + "/events"}
+    assert triggers["predictions"]["subscriber"] == triggers["gone"]["subscriber"] == {"uri": address("results")}
+    assert overlay.get(kinds.TRIGGER, "objects")["status"]["subscriberUri"].endswith("/events")
+
+
+def test_the_hosts_are_knatives(overlay: Machine) -> None:
+    hosts = {each.host: each.service for each in overlay.outcome.routes}
+
+    assert hosts == {
+        "digits.default.localhost": "digits-transformer",
+        "digits-transformer.default.localhost": "digits-transformer",
+        "latest-digits-transformer.default.localhost": "",
+        "digits-predictor.default.localhost": "digits-predictor",
+        "latest-digits-predictor.default.localhost": "",
+        "results.default.localhost": "results",
+        "dead-letters.default.localhost": "dead-letters",
+    }
+
+
+def test_a_source_starts_when_the_broker_knows_its_triggers(machine: Machine) -> None:
+    apply(machine.storage, verdict, render(OVERLAY))
+    machine.once()
+    assert [kind for _, kind in machine.outcome.pods if kind == "ContainerSource"] == []
+
+    machine.settle()
+
+    source = machine.workload("objects")
+    assert source.environment["K_SINK"] == f"http://127.0.0.1:{BROKER_PORT}/default/default"
+    assert "K_CE_OVERRIDES" not in source.environment
+    assert source.arguments == ("source", "sqs")
+
+
+def test_the_overlay_is_settled_by_its_sinks_buckets(overlay: Machine) -> None:
+    contents = embedded.store_contents(World(overlay.storage).of(kinds.CONFIG_MAP))
+    environments = [overlay.workload(pod["metadata"]["name"]).environment for pod, _ in overlay.outcome.pods]
+
+    assert settling(contents, environments) == Settling(
+        (("photos", "photos"),), "results", "{bucket}", "dead-letters", ""
+    )
+
+
+# Revisions and traffic
+
+
+def shares(machine: Machine, host: str = "one-predictor.default.localhost") -> dict[str, int]:
+    found: Counter[str] = Counter()
+    for weight, (_, revision) in machine.route(host).shares:
+        found[revision] += weight
+    return dict(found)
+
+
+def test_a_canary_from_the_first_revision_to_the_rollback(machine: Machine) -> None:
+    machine.apply(service())
+    machine.settle()
+    first, second, third = (f"one-predictor-0000{number}" for number in (1, 2, 3))
+    assert shares(machine) == {first: 100}
+
+    machine.patch("one", containers=containers("--model-name=two"), canaryTrafficPercent=20)
+    machine.once()
+    assert shares(machine) == {first: 100}, "the second one is not ready yet"
+    machine.settle()
+    assert shares(machine) == {second: 20, first: 80}
+    assert shares(machine, "prev-one-predictor.default.localhost") == {first: 100}
+    assert shares(machine, "latest-one-predictor.default.localhost") == {second: 100}
+
+    machine.patch("one", canaryTrafficPercent=0)
+    machine.settle()
+    assert shares(machine) == {first: 100}
+
+    machine.patch("one", canaryTrafficPercent=None)
+    machine.settle()
+    assert shares(machine) == {second: 100}
+    component = machine.get(kinds.INFERENCE_SERVICE, "one")["status"]["components"]["predictor"]
+    assert (component["latestRolledoutRevision"], component["previousRolledoutRevision"]) == (second, first)
+
+    machine.patch("one", canaryTrafficPercent=0)
+    machine.settle()
+    assert shares(machine) == {first: 100}, "after a promotion 0 is a rollback"
+
+    machine.patch("one", containers=containers("--model-name=three"), canaryTrafficPercent=None)
+    machine.settle()
+    assert shares(machine) == {third: 100}
+
+
+def test_a_broken_revision_never_takes_traffic_and_an_old_template_ends_it(machine: Machine) -> None:
+    machine.apply(service())
+    machine.settle()
+    machine.broken.add("one-predictor-00002")
+
+    machine.patch("one", containers=containers("--broken"))
+    machine.settle()
+
+    assert shares(machine) == {"one-predictor-00001": 100}
+    assert machine.condition(kinds.INFERENCE_SERVICE, "one") == "Unknown"
+    assert machine.condition(kinds.INFERENCE_SERVICE, "one", "PredictorRouteReady") == "True"
+    status = machine.get(kinds.INFERENCE_SERVICE, "one")["status"]
+    assert status["modelStatus"]["lastFailureInfo"]["exitCode"] == 3
+    assert status["components"]["predictor"]["latestReadyRevision"] == "one-predictor-00001"
+
+    machine.patch("one", containers=containers("--model-name=one"))
+    machine.settle()
+
+    assert shares(machine) == {"one-predictor-00003": 100}
+    assert machine.condition(kinds.INFERENCE_SERVICE, "one") == "True"
+    running = {names.labels_of(pod)[names.REVISION_LABEL] for pod, _ in machine.outcome.pods}
+    assert "one-predictor-00002" not in running
+
+
+def test_past_its_deadline_a_revision_has_failed_and_its_processes_stop(machine: Machine) -> None:
+    machine.broken.add("one-predictor-00001")
+    machine.apply(service(annotations={names.PROGRESS_DEADLINE: "30s"}))
+    machine.settle()
+    assert machine.condition(kinds.INFERENCE_SERVICE, "one") == "Unknown"
+
+    machine.now += timedelta(seconds=31)
+    machine.settle()
+
+    assert machine.condition(kinds.INFERENCE_SERVICE, "one") == "False"
+    assert machine.outcome.pods == []
+    assert "no such model" in machine.outcome.unready[0]
+
+
+def test_the_conditions_are_those_of_a_cluster(overlay: Machine) -> None:
+    captured = Path(__file__).parents[1] / "data" / "kserve" / "status" / "14-promoted-8s.json"
+    wanted = json.loads(captured.read_text())["status"]
+
+    seen = overlay.get(kinds.INFERENCE_SERVICE, "digits")["status"]
+
+    def shape(status: Any) -> list[tuple[str, str, str | None]]:
+        return [(each["type"], each["status"], each.get("severity")) for each in status["conditions"]]
+
+    assert shape(seen) == shape(wanted)
+    assert set(seen) == set(wanted)
+    component = set(wanted["components"]["predictor"]) - {"previousRolledoutRevision"}
+    assert set(seen["components"]["predictor"]) == component
+    assert seen["modelStatus"]["transitionStatus"] == wanted["modelStatus"]["transitionStatus"]
+
+
+def test_old_revisions_are_kept_up_to_a_bound(machine: Machine) -> None:
+    machine.apply(service())
+    for number in range(25):
+        machine.patch("one", containers=containers(f"--model-name=n{number}"))
+        machine.settle()
+
+    kept = [each["metadata"]["name"] for each in machine.storage.list(kinds.REVISION)]
+
+    assert len(kept) == 22
+    assert "one-predictor-00025" in kept
+    assert "one-predictor-00001" not in kept
+
+
+def test_a_deleted_service_leaves_nothing(overlay: Machine) -> None:
+    overlay.storage.delete(kinds.INFERENCE_SERVICE, "default", "digits")
+    overlay.settle()
+
+    left = [*overlay.storage.list(kinds.REVISION), *overlay.storage.list(kinds.POD)]
+    assert [each["metadata"]["name"] for each in left if "digits" in each["metadata"]["name"]] == []
+    assert "digits-predictor.default.localhost" not in {each.host for each in overlay.outcome.routes}
+
+
+def test_the_autoscaler_decides_between_the_bounds_and_the_machine_has_the_last_word(machine: Machine) -> None:
+    machine.apply(service(minReplicas=0, maxReplicas=8))
+    machine.settle()
+    key = ("default", "one-predictor-00001")
+    (plan,) = machine.outcome.revisions
+    assert (plan.scaling.least, plan.scaling.most, plan.fixed) == (0, 8, None)
+
+    for wanted, running in ((0, 0), (2, 2), (7, 4), (1, 1)):
+        machine.replicas[key] = wanted
+        machine.settle()
+        assert len(machine.storage.list(kinds.POD)) == running
+
+
+# References, environments, images
+
+
+SOURCE = """
+apiVersion: sources.knative.dev/v1
+kind: ContainerSource
+metadata: {name: one, namespace: other}
+spec:
+  sink: {uri: "http://somewhere/path"}
+  ceOverrides: {extensions: {team: birds}}
+  template:
+    spec:
+      containers:
+        - name: source
+          image: registry.example:5000/whimbrel/eventing@sha256:00
+          args: [source, "$(WHIMBREL_KIND)"]
+          envFrom: [{configMapRef: {name: settings}, prefix: A_}, {secretRef: {name: none, optional: true}}]
+          env:
+            - {name: PLAIN, value: "1"}
+            - {name: FROM_SECRET, valueFrom: {secretKeyRef: {name: secret, key: word}}}
+"""
+SETTINGS = "{apiVersion: v1, kind: ConfigMap, metadata: {name: settings, namespace: other}, data: {B: c}}"
+SECRET = f"""
+apiVersion: v1
+kind: Secret
+metadata: {{name: secret, namespace: other}}
+data: {{word: {base64.b64encode(b"bird").decode()}}}
+"""
+
+
+def test_environments_come_from_config_maps_and_secrets(machine: Machine) -> None:
+    machine.apply(SOURCE, SETTINGS, SECRET)
+    machine.settle()
+
+    source = machine.workload("one")
+
+    assert source.name.endswith(".other")
+    assert source.environment == MACHINE | {
+        "A_B": "c",
+        "PLAIN": "1",
+        "FROM_SECRET": "bird",
+        "K_SINK": "http://somewhere/path",
+        "K_CE_OVERRIDES": '{"extensions": {"team": "birds"}}',
+        "WHIMBREL_HTTP_HOST": "127.0.0.1",
+    }
+
+
+@pytest.mark.parametrize(
+    ("documents", "said"),
+    [
+        ((SOURCE, SECRET), "no ConfigMap 'settings' in namespace 'other'"),
+        ((SOURCE, SETTINGS), "no Secret 'secret' in namespace 'other'"),
+        ((SOURCE, SETTINGS, SECRET.replace("word", "wort")), "env FROM_SECRET: Secret 'secret' has no key 'word'"),
+    ],
+)
+def test_a_pod_without_what_it_refers_to_waits_and_says_for_what(
+    machine: Machine, documents: tuple[str, ...], said: str
+) -> None:
+    machine.apply(*documents)
+    machine.settle()
+
+    with pytest.raises(InputRefused) as error:
+        machine.workload("one")
+
+    assert said in str(error.value)
+
+
+def test_a_trigger_without_its_subscriber_says_so_and_loses_nothing(machine: Machine) -> None:
+    machine.apply(
+        "{apiVersion: eventing.knative.dev/v1, kind: Broker, metadata: {name: b}}",
+        """
+        apiVersion: eventing.knative.dev/v1
+        kind: Trigger
+        metadata: {name: t}
+        spec: {broker: b, subscriber: {ref: {apiVersion: serving.knative.dev/v1, kind: Service, name: absent}}}
+        """,
+    )
+    machine.settle()
+
+    assert machine.condition(kinds.TRIGGER, "t", "SubscriberResolved") == "False"
+    assert machine.outcome.unready == ["Trigger t (no Service 'absent' in namespace 'default')"]
+    (trigger,) = machine.outcome.broker["triggers"]
+    assert trigger["subscriber"] == {"uri": f"http://127.0.0.1:{GATEWAY}/unresolved"}
+
+
+def test_a_sink_binding_gives_a_service_its_sink(machine: Machine) -> None:
+    machine.apply(
+        """
+        apiVersion: serving.knative.dev/v1
+        kind: Service
+        metadata: {name: poster}
+        spec:
+          template:
+            metadata: {annotations: {autoscaling.knative.dev/min-scale: "1"}}
+            spec: {containers: [{name: c, image: whimbrel/eventing}]}
+        """,
+        """
+        apiVersion: sources.knative.dev/v1
+        kind: SinkBinding
+        metadata: {name: binding}
+        spec:
+          sink: {uri: "http://sink"}
+          subject: {apiVersion: serving.knative.dev/v1, kind: Service, name: poster}
+        """,
+    )
+    machine.settle()
+
+    assert machine.workload("poster").environment["K_SINK"] == "http://sink"
+    assert machine.condition(kinds.SINK_BINDING, "binding") == "True"
+
+
+RUNTIME = """
+apiVersion: serving.kserve.io/v1alpha1
+kind: ServingRuntime
+metadata: {name: ours}
+spec:
+  supportedModelFormats: [{name: whimbrel, version: "1", autoSelect: true}]
+  containers:
+    - name: kserve-container
+      image: whimbrel/predictors
+      args: ["--model-name={{.Name}}", "--model-uri=file:///mnt/models"]
+      env: [{name: A, value: runtime}, {name: B, value: runtime}]
+"""
+
+
+@pytest.mark.parametrize("uri", ["s3://models/one", "file:///data/one", "models:/one@champion"])
+def test_a_model_is_served_by_the_runtime_of_its_format(machine: Machine, uri: str) -> None:
+    model = {"modelFormat": {"name": "whimbrel"}, "storageUri": uri, "env": [{"name": "A", "value": "own"}]}
+    document = json.loads(service())
+    document["spec"]["predictor"] = {"model": model}
+    machine.apply(RUNTIME, json.dumps(document))
+    machine.settle()
+
+    found = machine.workload("one-predictor")
+
+    assert found.arguments == ("--model-name=one", f"--model-uri={uri}")
+    assert (found.environment["A"], found.environment["B"]) == ("own", "runtime")
+
+
+def test_a_model_without_a_runtime_is_not_ready_and_says_why(machine: Machine) -> None:
+    document = json.loads(service())
+    document["spec"]["predictor"] = {"model": {"modelFormat": {"name": "onnx"}, "storageUri": "s3://a/b"}}
+    machine.apply(json.dumps(document))
+    machine.settle()
+
+    assert machine.condition(kinds.INFERENCE_SERVICE, "one", "PredictorReady") == "False"
+    assert "no ServingRuntime with autoSelect supports 'onnx'" in machine.outcome.unready[0]
+
+    machine.apply(RUNTIME.replace("name: whimbrel,", "name: onnx,"))
+    machine.settle()
+    assert machine.condition(kinds.INFERENCE_SERVICE, "one") == "True"
+
+
+def test_any_other_image_runs_by_an_annotation_and_without_it_is_refused_with_that_hint(machine: Machine) -> None:
+    with pytest.raises(InputRefused, match=r"say what to run in the annotation whimbrel\.dev/command"):
+        machine.apply(service(image="other/server:1"))
+
+    machine.apply(service(image="other/server:1", annotations={names.COMMAND: "python3 -m toy '$(PORT)'"}))
+    machine.settle()
+
+    found = machine.workload("one-predictor")
+    assert found.command[0].endswith("/python3")
+    assert found.command[1:] == ("-m", "toy", "$(PORT)")
+    assert found.probe == Probe("", period_seconds=1)
+
+
+@pytest.mark.parametrize("argument", ["--http-host=0.0.0.0", "--http_host=$(ADDRESS)"])
+def test_an_argument_that_would_open_a_port_to_the_network_is_refused(machine: Machine, argument: str) -> None:
+    found = containers(argument)
+    found[0]["env"] = [{"name": "ADDRESS", "value": "192.168.0.1"}]
+
+    with pytest.raises(InputRefused, match=r"spec.predictor.containers\[0\]: args\[0\]: expected a loopback address"):
+        machine.apply(service(containers=found))
+
+
+@pytest.mark.parametrize(
+    ("image", "module"),
+    [
+        ("whimbrel/predictors", "whimbrel.predictors"),
+        ("whimbrel/eventing:1", "whimbrel.eventing"),
+        ("host:5000/team/whimbrel/transformers:1@sha256:00", "whimbrel.transformers"),
+    ],
+)
+def test_an_image_is_its_rooms_module(image: str, module: str) -> None:
+    assert images.module(image) == module
+
+
+@pytest.mark.parametrize("image", ["busybox", "whimbrel/local", "other/eventing", "whimbrel", "host:5000/eventing"])
+def test_another_image_is_refused(image: str) -> None:
+    with pytest.raises(InputRefused, match="known are whimbrel/predictors"):
+        images.module(image)
+
+
+# Applied twice
+
+
+def test_what_a_user_changed_survives_a_second_start_and_what_the_manifests_changed_comes(machine: Machine) -> None:
+    machine.apply(service(minReplicas=1))
+    machine.patch("one", canaryTrafficPercent=20)
+
+    machine.apply(service(minReplicas=1))
+    assert machine.get(kinds.INFERENCE_SERVICE, "one")["spec"]["predictor"]["canaryTrafficPercent"] == 20
+
+    machine.apply(service(maxReplicas=3))
+    spec = machine.get(kinds.INFERENCE_SERVICE, "one")["spec"]["predictor"]
+    assert (spec["maxReplicas"], spec["canaryTrafficPercent"]) == (3, 20)
+    assert "minReplicas" not in spec
