@@ -11,7 +11,7 @@ PYTHON ?= $(shell for candidate in python3 python3.13 python3.12 python3.11; do 
 	&& { echo $$candidate; break; }; done)
 CODE := core predictors transformers eventing mlflow local kube loadtest cli tests benchmarks
 
-.PHONY: help demo up test hey services lint format bench bench-transformer bench-api bench-predictor clean
+.PHONY: help demo up test hey services lint format storm bench bench-transformer bench-api bench-predictor clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -49,6 +49,9 @@ lint: $(VENV)/.dev ## ruff, mypy strict, import-linter
 format: $(VENV)/.dev ## format the code, mend what ruff can
 	@$(BIN)/ruff format $(CODE)
 	@$(BIN)/ruff check --fix $(CODE)
+
+storm: $(VENV)/.dev ## 10,000 objects through RGW and RabbitMQ, 300 through SQS, while everything is killed; prints what came of them
+	@PYTHONPATH=tests/support $(BIN)/python -m testbed.storm $(STORM)
 
 bench: $(VENV)/.dev ## measure the whole way of an image; rewrites the table in benchmarks/README.md
 	@PYTHONPATH=benchmarks $(BIN)/python benchmarks/way.py

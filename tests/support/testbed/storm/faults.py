@@ -36,6 +36,7 @@ class FaultyProxy:
         self.injected: Counter[Fault] = Counter()
         self.posted: Counter[str] = Counter()  # by event id
         self.accepted: Counter[str] = Counter()
+        self.in_flight = 0
         self.url = ""
         self._target, self._hang_seconds = target, hang_seconds
         self._faults, self._weights = [None, *chances], [1 - sum(chances.values()), *chances.values()]
@@ -68,6 +69,13 @@ class FaultyProxy:
             await runner.cleanup()
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
+        self.in_flight += 1
+        try:
+            return await self._misbehave(request)
+        finally:
+            self.in_flight -= 1
+
+    async def _misbehave(self, request: web.Request) -> web.StreamResponse:
         event_id = request.headers.get("ce-id", "")
         self.posted[event_id] += 1
         (fault,) = self._random.choices(self._faults, self._weights)

@@ -24,7 +24,8 @@ from whimbrel.core.errors import TryAgain
 from whimbrel.core.references import ObjectRef, path_of_key
 from whimbrel.core.results import BY_VERSION
 from whimbrel.eventing.listing import entries
-from whimbrel.eventing.reconcile.compare import Question, Report, reconcile
+from whimbrel.eventing.reconcile.announce import BrokerAnnouncer
+from whimbrel.eventing.reconcile.compare import Announce, Question, Report, reconcile
 from whimbrel.eventing.reconcile.look import Places
 from whimbrel.eventing.reconcile.survey import Survey
 
@@ -40,7 +41,8 @@ class Plan:
     """`objects` are shared by the lane's buckets, `broken` of a thousand of them are no pictures.
 
     One process is killed after each slice of puts, and then every `kill_seconds` until `calm` of the objects (a share)
-    have their outcome. The store goes away once, for `outage_seconds`. All chances follow from `seed`.
+    have their outcome. The store goes away once, for `outage_seconds`. What has no outcome when nothing moved
+    for `quiet_seconds` is announced by `reconcile`. All chances follow from `seed`.
     """
 
     objects: int
@@ -51,6 +53,7 @@ class Plan:
     calm: float = 0.9
     outage_seconds: float = 20.0
     hang_seconds: float = 15.0
+    quiet_seconds: float = 60.0
     settle_seconds: float = 900.0
 
 
@@ -65,6 +68,7 @@ class Account:
     twice: list[tuple[str, str]] = field(default_factory=list)
     unexpected: list[tuple[str, str]] = field(default_factory=list)
     reconciled: dict[str, Report] = field(default_factory=dict)
+    announced: int = 0
     put_again: int = 0
     kills: Counter[str] = field(default_factory=Counter)
     faults: Counter[Fault] = field(default_factory=Counter)
@@ -88,6 +92,7 @@ class Account:
         yield f"  without outcome {len(self.missing)}, twice {len(self.twice)}, unexpected {len(self.unexpected)}"
         for bucket, report in self.reconciled.items():
             yield f"  reconcile {bucket}: {report.missing} of {report.objects} missing"
+        yield f"  announced by reconcile: {self.announced}, of which the store itself told nobody"
         yield f"injected in {self.seconds:.0f} s"
         yield f"  {self.kills.total()} kills -9: " + ", ".join(f"{n} {who}" for who, n in sorted(self.kills.items()))
         yield f"  {self.faults.total()} faults of sinks: " + ", ".join(f"{n} {what}" for what, n in self.faults.items())
@@ -134,7 +139,11 @@ def run(folder: Path, lane: Lane, plan: Plan, say: Callable[[str], None] = lambd
         _Rage(ours, lane, plan, chance, account, say).run(putting, objects)
         say(f"calm: {_settled(lane)} of {len(objects)} have an outcome")
         ours.wait_ready()
-        wait_for(lambda: _settled(lane) >= len(objects), f"an outcome of {len(objects)} objects", plan.settle_seconds)
+        _wait_settled(ours, lane, plan, len(objects))
+        if _settled(lane) < len(objects):
+            account.announced = _announce(ours, lane)
+            say(f"announced by reconcile: {account.announced}, of which the store itself told nobody")
+            _wait_settled(ours, lane, plan, len(objects))
         wait_for(lambda: lane.waiting() == 0, "empty queues, of events in work too", plan.settle_seconds)
         _count(ours, account)
     account.put_again = putting.again
@@ -203,6 +212,36 @@ def _victims(ours: Crew, chance: random.Random) -> Iterator[str]:
         yield chance.choice(names)
 
 
+def _wait_settled(ours: Crew, lane: Lane, plan: Plan, objects: int) -> None:
+    """Until each object has an outcome, or nothing moves any more."""
+    moved = time.monotonic()
+
+    def settled_or_quiet() -> bool:
+        nonlocal moved
+        if lane.waiting() or ours.doors["broker"].in_flight:
+            moved = time.monotonic()
+        return _settled(lane) >= objects or time.monotonic() - moved > plan.quiet_seconds
+
+    wait_for(settled_or_quiet, f"an outcome of {objects} objects, or quiet", plan.settle_seconds)
+
+
+def _announce(ours: Crew, lane: Lane) -> int:
+    """What the store lost of its notifications when it was killed, `reconcile` finds."""
+    emitted = 0
+    for bucket in lane.buckets:
+        stop = threading.Event()
+        with BrokerAnnouncer(f"{ours.doors['broker'].url}/default/default", "us-east-1", stop=stop) as announcer:
+            emitted += _reconciled(lane, bucket, announcer).emitted
+    return emitted
+
+
+def _reconciled(lane: Lane, bucket: str, announce: Announce | None = None) -> Report:
+    places = Places(lane.results_bucket, dead_letters_bucket=lane.dead_letters_bucket)
+    question = Question(bucket, places, key_prefix=PREFIX)
+    with closing(Survey(None, question.facts())) as survey:
+        return reconcile(lane.s3(), question, survey, announce=announce)
+
+
 def _settled(lane: Lane) -> int:
     """How many object versions have an outcome, by listing alone; 0 while the store does not tell."""
     try:
@@ -250,8 +289,4 @@ def _settle(lane: Lane, put: Mapping[tuple[str, str], str], broken: set[str], ac
             account.twice.append((bucket, key))
         if is_dead != (key in broken):
             account.unexpected.append((bucket, key))
-    places = Places(lane.results_bucket, dead_letters_bucket=lane.dead_letters_bucket)
-    for bucket in lane.buckets:
-        question = Question(bucket, places, key_prefix=PREFIX)
-        with closing(Survey(None, question.facts())) as survey:
-            account.reconciled[bucket] = reconcile(lane.s3(), question, survey)
+    account.reconciled = {bucket: _reconciled(lane, bucket) for bucket in lane.buckets}
