@@ -19,7 +19,12 @@ def start(*arguments: str, **extra: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (["source", "kafka9"], "expected one of source sqs; sink results; sink dead-letters, seen source kafka9"),
+        (["source", "kafka9"], "sink results; sink dead-letters, seen source kafka9"),
+        (["source", "kafka", "--sink=http://x", "--kafka-brokers=b"], "setting WHIMBREL_KAFKA_TOPICS (--kafka-topics)"),
+        (
+            ["source", "amqp", "--sink=http://x", "--amqp-queue=q", "--amqp-url=http://u:pw@h/"],
+            "setting WHIMBREL_AMQP_URL (--amqp-url): string should match pattern '^amqps?://\\S+$', seen 'http://u:***@h/'",
+        ),
         (["sink", "results"], "setting WHIMBREL_RESULTS_BUCKET (--results-bucket): missing"),
         (["source", "sqs", "--sink=ftp://x", "--sqs-queue=q"], "setting WHIMBREL_SINK (--sink): string should match"),
         (
@@ -66,3 +71,18 @@ def test_a_taken_port_is_named(tmp_path: Path) -> None:
 def test_help_names_every_component_and_setting() -> None:
     assert "source sqs" in start("--help").stdout
     assert "K_SINK" in start("source", "sqs", "--help").stdout
+    for name in ("amqp", "kafka"):
+        assert f"source {name}" in start("--help").stdout
+
+
+def test_the_command_line_runs_the_same_sources() -> None:
+    def whimbrel(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "whimbrel.cli", "source", *arguments]
+        return subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=60, check=False)
+
+    assert {"amqp", "kafka", "sqs"} <= set(whimbrel("--help").stdout.split())
+    assert "WHIMBREL_KAFKA_GROUP" in whimbrel("kafka", "--help").stdout
+    refused = whimbrel("pigeon")
+    assert (refused.returncode, "seen pigeon" in refused.stderr) == (2, True)
+    missing = whimbrel("sqs", "--sqs-queue=q")
+    assert (missing.returncode, "WHIMBREL_SINK (--sink): missing" in missing.stderr) == (2, True)

@@ -20,13 +20,13 @@ PROGRAM = "python -m whimbrel.eventing"
 _log = logging.getLogger("whimbrel.eventing")
 
 
-def main(arguments: Sequence[str]) -> int:
+def main(arguments: Sequence[str], program: str = PROGRAM) -> int:
     """The exit status: 0 after a graceful stop, 1 when something needed never came, 2 for a wrong setting."""
     if arguments[:1] in (["-h"], ["--help"]):
         sys.stdout.write(_usage())
         return 0
     try:
-        _run(arguments)
+        _run(arguments, program)
     except SettingsError as error:
         sys.stderr.write(f"{error}\n")
         return 2
@@ -36,10 +36,10 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _run(arguments: Sequence[str]) -> None:
+def _run(arguments: Sequence[str], caller: str) -> None:
     kind, name, rest = (*arguments[:2], *[""] * (2 - len(arguments[:2])), arguments[2:])
-    program = f"{PROGRAM} {kind} {name}"
-    if kind == "source" and name in _source_names():
+    program = f"{caller} {kind} {name}"
+    if kind == "source" and name in source_names():
         source = importlib.import_module(f"{sources.__name__}.{name.replace('-', '_')}")
         settings: Any = load(source.SETTINGS, rest, program=program)
         logs.configure(f"source-{name}", settings.log_level)
@@ -65,15 +65,15 @@ def _run(arguments: Sequence[str]) -> None:
         dead_letter_sink.run(dead_letters)
     else:
         seen = " ".join(arguments[:2]) or "nothing"
-        raise SettingsError(f"expected one of {'; '.join(_components())}, seen {seen}; see '{PROGRAM} --help'")
+        raise SettingsError(f"expected one of {'; '.join(_components())}, seen {seen}; see '{caller} --help'")
 
 
-def _source_names() -> list[str]:
+def source_names() -> list[str]:
     return [module.name.replace("_", "-") for module in pkgutil.iter_modules(sources.__path__)]
 
 
 def _components() -> list[str]:
-    return [*(f"source {name}" for name in _source_names()), "sink results", "sink dead-letters"]
+    return [*(f"source {name}" for name in source_names()), "sink results", "sink dead-letters"]
 
 
 def _usage() -> str:
@@ -83,7 +83,8 @@ def _usage() -> str:
     return "\n".join(lines) + "\n"
 
 
-def _exit(status: int) -> NoReturn:
+def end(status: int) -> NoReturn:
+    """End this process now."""
     # A thread inside a call to a store that hangs cannot be interrupted, and the interpreter would wait for it;
     # whatever it holds was not acknowledged and comes again.
     tracing.shutdown()
@@ -93,4 +94,4 @@ def _exit(status: int) -> NoReturn:
 
 
 if __name__ == "__main__":
-    _exit(main(sys.argv[1:]))
+    end(main(sys.argv[1:]))
