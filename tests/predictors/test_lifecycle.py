@@ -328,7 +328,7 @@ def test_the_stages_of_the_start_are_logged(tmp_path: Path) -> None:
     with running_predictor(tmp_path / "log", "--timing", "true") as predictor:
         line = next(line for line in predictor.process.output().splitlines() if "timing: before" in line)
 
-    assert all(stage in line for stage in ("look and import", "fetch and verify", "build", "warm up", "ready after"))
+    assert all(stage in line for stage in ("look", "import, fetch and verify", "build", "warm up", "ready after"))
 
 
 def test_what_was_accepted_is_answered_after_the_drain(tmp_path: Path) -> None:

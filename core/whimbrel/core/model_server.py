@@ -31,6 +31,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
 
 import uvicorn
+import uvloop
 from pydantic import Field
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp
@@ -90,7 +91,8 @@ def run(
     `model.ready` has to be True when `lifespan` has been entered. `routes` come before the protocol's own, under
     the same limits and error table. Raises SettingsError when a port is taken, and what `lifespan` raises.
     """
-    asyncio.run(_serve(model, settings, routes, lifespan))
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_serve(model, settings, routes, lifespan))
 
 
 async def _serve(model: Model, settings: ModelServerSettings, routes: Sequence[BaseRoute], lifespan: Lifespan) -> None:

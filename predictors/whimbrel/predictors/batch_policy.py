@@ -35,21 +35,32 @@ class BatchTimes:
     """Seconds on the device by batch size, smoothed; kept for each doubling of the size, interpolated between."""
 
     _measured: dict[int, tuple[float, float]] = field(default_factory=dict)  # doubling: (size, seconds)
+    _points: list[tuple[float, float]] = field(default_factory=list)  # the same by size
     batches: int = 0
+    decided: dict[BatchLimits, int] = field(default_factory=dict)  # sizes that hold until the next measurement
 
     def observe(self, size: int, seconds: float) -> None:
         self.batches += 1
+        self.decided.clear()
         doubling = (size - 1).bit_length()
-        old = self._measured.get(doubling)
-        if old is None:
-            self._measured[doubling] = (float(size), seconds)
-            self._measured = dict(sorted(self._measured.items()))
-        else:
-            self._measured[doubling] = (_smoothed(old[0], size), _smoothed(old[1], seconds))
+        old = self._measured.get(doubling, (float(size), seconds))
+        self._measured[doubling] = (_smoothed(old[0], size), _smoothed(old[1], seconds))
+        self._points = [self._measured[doubling] for doubling in sorted(self._measured)]
+
+    def adopt(self, others: BatchTimes) -> None:
+        """Expect of other sizes what another network's times say, in proportion to the smallest that was measured."""
+        if not self._points or not others.batches:
+            return
+        size, seconds = self._points[0]
+        factor = seconds / others.seconds(size)
+        adopted = {each: (count, time * factor) for each, (count, time) in others._measured.items()}
+        self._measured = adopted | self._measured
+        self._points = [self._measured[doubling] for doubling in sorted(self._measured)]
+        self.decided.clear()
 
     def seconds(self, size: float) -> float:
         """Expected seconds of a batch; beyond what was measured, in proportion. NaN where nothing was."""
-        points = list(self._measured.values())
+        points = self._points
         if not points:
             return math.nan
         position = bisect_left(points, (size, 0.0))
@@ -93,6 +104,13 @@ def batch_size(times: BatchTimes, limits: BatchLimits) -> int:
     """
     if not limits.adaptive:
         return limits.max_batch_size
+    decided = times.decided.get(limits)
+    if decided is None:
+        decided = times.decided[limits] = _decided_size(times, limits)
+    return decided
+
+
+def _decided_size(times: BatchTimes, limits: BatchLimits) -> int:
     if not times.largest:
         return 1
     best = _most_profitable(times, limits)
@@ -133,8 +151,8 @@ def patience(waiting: int, between: float, times: BatchTimes, limits: BatchLimit
         return limits.max_delay_seconds
     now = times.seconds(waiting) / waiting
     best, best_cost = 0.0, now / PROFIT
-    size = 1 << waiting.bit_length()
-    while size <= batch_size(times, limits):
+    size, largest = 1 << waiting.bit_length(), batch_size(times, limits)
+    while size <= largest:
         wait = (size - waiting) * between
         together = wait + times.seconds(size)
         if wait <= limits.max_delay_seconds and together <= limits.latency_budget_seconds:

@@ -9,6 +9,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
+import sys
+import threading
 import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
@@ -32,23 +35,39 @@ from whimbrel.predictors.network import Images, Network, Outputs
 from whimbrel.predictors.pieces import Piece, blamed, joined, pieces_of
 
 LONGEST_CALL_SECONDS = 120.0
+_NICENESS = 10
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class DeviceThreads:
-    """One thread to stage batches and one to compute them; the versions on one device share them, batch by batch."""
+    """One thread to stage batches and one to compute them; the versions on one device share them, batch by batch.
+
+    `aside`: for what loads and unloads versions while others answer.
+    """
 
     stage: ThreadPoolExecutor
     compute: ThreadPoolExecutor
+    aside: ThreadPoolExecutor
     health: DeviceHealth
 
 
 @contextmanager
 def device_threads(longest_call_seconds: float = LONGEST_CALL_SECONDS) -> Iterator[DeviceThreads]:
-    with ThreadPoolExecutor(1, "stage") as stage, ThreadPoolExecutor(1, "compute") as compute:
-        yield DeviceThreads(stage, compute, DeviceHealth(longest_call_seconds))
+    with (
+        ThreadPoolExecutor(1, "stage") as stage,
+        ThreadPoolExecutor(1, "compute") as compute,
+        ThreadPoolExecutor(2, "aside", initializer=_behind_the_others) as aside,
+    ):
+        yield DeviceThreads(stage, compute, aside, DeviceHealth(longest_call_seconds))
+
+
+def _behind_the_others() -> None:
+    """Linux has a niceness for each thread, which nobody can take back; elsewhere it would be the whole process's."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
 
 
 class Batcher:
@@ -100,7 +119,7 @@ class Batcher:
             raise
 
     async def _measure(self, images: Images, top_k: int, *, count: bool) -> None:
-        staged = await self._staged([images])
+        staged = await self._run(self._threads.stage, self._network.stage, [images])
         _, seconds = await self._run(self._threads.compute, self._timed, staged, top_k)
         if count:
             self.times.observe(len(images), seconds)
@@ -143,12 +162,13 @@ class Batcher:
                 piece.fail(Unavailable("expected a batch, seen the end of batching", retry_after_seconds=5))
 
     async def _run_batches(self) -> None:
-        """The next batch is staged while one computes."""
+        """The next batch is staged while one computes; beside an idle device, that thread would only be a detour."""
         computing: asyncio.Task[None] | None = None
         while await self._batch_is_due():
             batch = self._take()
-            staging = self._staged([piece.images for piece in batch])
-            await asyncio.wait([staging])
+            staging = self._staged(batch) if self._threads.health.in_use else None
+            if staging is not None:
+                await asyncio.wait([staging])
             if computing is not None:
                 await computing
             self._busy = True
@@ -200,11 +220,11 @@ class Batcher:
             self._queued_images -= len(piece.images)
         return batch
 
-    async def _compute(self, batch: Sequence[Piece], staging: Awaitable[Any]) -> None:
+    async def _compute(self, batch: Sequence[Piece], staging: Awaitable[Any] | None = None) -> None:
         """Answer every piece. A batch that fails is halved until an image that fails is alone with its error."""
         batch_alive = any(not piece.answer.done() for piece in batch)
         try:
-            answers = await self._on_device(batch, await staging) if batch_alive else []
+            answers = await self._on_device(batch, staging) if batch_alive else []
         except Exception as error:
             await self._compute_after(error, [piece for piece in batch if not piece.answer.done()])
             return
@@ -225,7 +245,7 @@ class Batcher:
         middle = (len(batch) + 1) // 2
         for half in (batch[:middle], batch[middle:]):
             if half:
-                await self._compute(half, self._staged([piece.images for piece in half]))
+                await self._compute(half)
 
     async def _compute_images(self, piece: Piece, error: Exception) -> None:
         """One request's piece that fails alone: its first image at fault is its answer; what comes after is spared."""
@@ -236,7 +256,7 @@ class Batcher:
         for half in halves:
             if piece.answer.done():
                 return
-            await self._compute([half], self._staged([half.images]))
+            await self._compute([half])
             failed = half.answer.exception()
             if failed is not None:
                 piece.fail(failed)  # type: ignore[arg-type] # pieces fail by exceptions only
@@ -257,14 +277,19 @@ class Batcher:
             self._threads.health.lose(reason)
         self._threads.health.check()
 
-    async def _on_device(self, batch: Sequence[Piece], staged: Any) -> list[Outputs]:
+    async def _on_device(self, batch: Sequence[Piece], staging: Awaitable[Any] | None) -> list[Outputs]:
+        staged = None if staging is None else await staging
         started = time.monotonic()
         ends = np.cumsum([len(piece.images) for piece in batch]).tolist()
         for piece in batch:
             self._queue_seconds.observe(started - piece.accepted)
         self._batch_size.observe(ends[-1])
         top_k = max(piece.top_k for piece in batch)
-        outputs, seconds = await self._run(self._threads.compute, self._timed, staged, top_k)
+        if staging is None:
+            computing = self._run(self._threads.compute, self._staged_and_timed, batch, top_k)
+        else:
+            computing = self._run(self._threads.compute, self._timed, staged, top_k)
+        outputs, seconds = await computing
         self._device_seconds.observe(seconds)
         self.times.observe(ends[-1], seconds)
         return [
@@ -272,13 +297,16 @@ class Batcher:
             for piece, end in zip(batch, ends, strict=True)
         ]
 
+    def _staged_and_timed(self, batch: Sequence[Piece], top_k: int) -> tuple[Outputs, float]:
+        return self._timed(self._network.stage([piece.images for piece in batch]), top_k)
+
     def _timed(self, staged: Any, top_k: int) -> tuple[Outputs, float]:
         started = time.perf_counter()
         outputs = self._network.infer(staged, top_k)
         return outputs, time.perf_counter() - started
 
-    def _staged(self, parts: Sequence[Images]) -> asyncio.Future[Any]:
-        return self._run(self._threads.stage, self._network.stage, parts)
+    def _staged(self, batch: Sequence[Piece]) -> asyncio.Future[Any]:
+        return self._run(self._threads.stage, self._network.stage, [piece.images for piece in batch])
 
     def _run(self, thread: ThreadPoolExecutor, call: Callable[..., Any], *arguments: Any) -> asyncio.Future[Any]:
         def watched() -> Any:

@@ -32,6 +32,10 @@ class DeviceHealth:
         """Why requests should not come here now; None while it computes."""
         return self.lost or self._stuck()
 
+    @property
+    def in_use(self) -> bool:
+        return bool(self._begun)
+
     @contextmanager
     def call(self) -> Iterator[None]:
         """Around whatever a thread asks of the device."""

@@ -40,9 +40,10 @@ def ran_short(error: BaseException | None) -> bool:
 @functools.cache
 def keep_modules() -> None:
     """Once, when the modules that a network needs are imported, and before the first is built: they stay for good,
-    so that no later collection, which holds up every thread, looks at them again."""
+    so that no later collection, which holds up every thread, looks at them again. From here on there are some."""
     gc.collect()
     gc.freeze()
+    gc.enable()
     atexit.register(gc.unfreeze)  # extension modules count at the end what nobody collected
 
 

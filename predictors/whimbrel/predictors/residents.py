@@ -13,10 +13,10 @@ import hashlib
 import logging
 import threading
 import time
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from whimbrel.core import package_cache
 from whimbrel.core.errors import InputRefused, NotFound, Unavailable, WhimbrelError
@@ -33,6 +33,8 @@ from whimbrel.predictors.warm_up import warm_up
 
 CURRENT, CANDIDATE, PREVIOUS = "current", "candidate", "previous"
 READY, LOADING, UNAVAILABLE = "READY", "LOADING", "UNAVAILABLE"
+
+Returned = TypeVar("Returned")
 
 logger = logging.getLogger(__name__)
 
@@ -165,11 +167,7 @@ class Residents:
     async def _loaded(self, source: Source, drain_and_swap: bool) -> Resident:
         self.loading, current = source, self.current
         try:
-            with self.stages.timed("look and import"):
-                needed = await asyncio.to_thread(sources.needed_bytes, source, self._settings)
-            self._check_room(source, needed, self._leaving(drain_and_swap))
-            with self.stages.timed("fetch and verify"):
-                located = await self._located(source)
+            located = await self._fetched(source, self._leaving(drain_and_swap))
             resident = await self._started(located, self._leaving(drain_and_swap))
         except Exception as failed:
             error = _as_shortage(failed, source)
@@ -187,8 +185,27 @@ class Residents:
         PREDICTOR_LOADS.labels(self._settings.model_name, "loaded").inc()
         return resident
 
+    async def _fetched(self, source: Source, leaving: Sequence[Resident]) -> Located:
+        """The package, when there may be room for it. The first one is fetched while the modules are imported, which
+        takes longest then and tells how much memory is free."""
+        with self.stages.timed("look"):
+            needs = await self._aside(sources.look, source, self._settings)
+        importing = asyncio.create_task(self._aside(sources.import_modules, needs))
+        with self.stages.timed("import, fetch and verify"):
+            if self.current is not None:
+                await importing
+                self._check_room(source, needs.memory_bytes, leaving)
+            located, _ = await asyncio.gather(self._located(source), importing)
+        return located
+
     async def _located(self, source: Source) -> Located:
-        return await asyncio.to_thread(sources.locate, source, self._settings, self._check_goes_on)
+        return await self._aside(sources.locate, source, self._settings, self._check_goes_on)
+
+    async def _aside(self, call: Callable[..., Returned], *arguments: Any) -> Returned:
+        """In a thread, behind the requests where there are some."""
+        if self.current is None:
+            return await asyncio.to_thread(call, *arguments)
+        return await asyncio.get_running_loop().run_in_executor(self._threads.aside, call, *arguments)
 
     def _check_goes_on(self) -> None:
         """For threads, which nobody can cancel. Raises Unavailable at the end."""
@@ -203,8 +220,8 @@ class Residents:
             if leaving is not None:
                 await self._make_room(located, leaving)
             with self.stages.timed("build"):
-                network = await asyncio.to_thread(sources.build, located, self._settings)
-            life.push_async_callback(asyncio.to_thread, memory.give_back)
+                network = await self._aside(sources.build, located, self._settings)
+            life.push_async_callback(self._aside, memory.give_back)
             life.callback(network.close)
             life.callback(self.metrics.forget, located.version)
             names = {"model_name": self._settings.model_name, "version": located.version}
@@ -212,14 +229,14 @@ class Residents:
                 batching(network, self._settings.batch_limits, self._threads, **names)
             )
             with self.stages.timed("warm up"):
-                beside_another = self.current is not None
-                await warm_up(batcher, network.description, self._settings, beside_another=beside_another)
+                beside = self.current.batcher.times if self.current is not None else None
+                await warm_up(batcher, network.description, self._settings, beside=beside)
             description = network.description
             return Resident(located.version, located.source, description, batcher, located.needed_bytes, life.pop_all())
 
     async def _shrink_cache(self) -> None:
         try:
-            await asyncio.to_thread(package_cache.shrink, self._settings.model_cache, self._settings.model_cache_bytes)
+            await self._aside(package_cache.shrink, self._settings.model_cache, self._settings.model_cache_bytes)
         except OSError as error:
             logger.warning("packages that nobody uses stay in the cache: %s", error)
 

@@ -79,7 +79,10 @@ class PredictorSettings(ModelServerSettings, S3Settings):
         default=250.0, gt=0, le=60_000, description="what waiting and computing one batch may take (adaptive)"
     )
     warm_up_seconds: float = Field(
-        default=0.5, ge=0, le=600, description="time for batch sizes before ready; the rest is learned later (adaptive)"
+        default=0.25,
+        ge=0,
+        le=600,
+        description="time for batch sizes before ready; the rest is learned later (adaptive)",
     )
     max_queued_images: int = Field(default=1024, ge=1, le=1_000_000, description="images waiting; above it 503")
     max_images_per_request: int = Field(default=256, ge=1, le=65536, description="images in one request; above it 400")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+import importlib
 import posixpath
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from whimbrel.core import package_transfer, registry
@@ -16,6 +19,9 @@ from whimbrel.predictors import memory
 from whimbrel.predictors.network import Network
 from whimbrel.predictors.null_network import null_network
 from whimbrel.predictors.settings import PredictorSettings
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
 
 _NULL = "null:"
 _REGISTRY = "models:/"
@@ -47,6 +53,14 @@ class Located:
             self.held.release()
 
 
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """`memory_bytes` for weights and the largest batch; `modules` of this room that the network is built by."""
+
+    memory_bytes: int
+    modules: tuple[str, ...]
+
+
 def source_of(settings: PredictorSettings) -> Source:
     return Source(settings.model_version, settings.model_uri, settings.model_digest)
 
@@ -69,17 +83,22 @@ def check_allowed(uri: str, prefixes: Sequence[str]) -> None:
     )
 
 
-def needed_bytes(source: Source, settings: PredictorSettings) -> int:
-    """The memory that `source` will take, from its model.json alone. Imports torch, which is asked for what is free.
-
-    Raises what `locate` raises.
-    """
+def look(source: Source, settings: PredictorSettings) -> Needs:
+    """What `source` will take, from its model.json alone. Raises what `locate` raises."""
     if source.uri.startswith(_NULL):
-        return 0
+        return Needs(0, ())
     resolved, digest = _pinned(source, settings)
-    manifest = package_transfer.manifest_of(resolved.uri, digest, settings.model_cache, s3_client(settings))
-    _import_torch(manifest)
-    return _needed_bytes(manifest, settings.max_batch_size)
+    manifest = package_transfer.manifest_of(
+        resolved.uri, digest, settings.model_cache, _client_for(resolved.uri, settings)
+    )
+    return Needs(_needed_bytes(manifest, settings.max_batch_size), _modules_of(manifest))
+
+
+def import_modules(needs: Needs) -> None:
+    """Import what builds the network; torch is also who knows how much memory is free."""
+    for name in needs.modules:
+        importlib.import_module(name)
+    memory.keep_modules()
 
 
 def locate(source: Source, settings: PredictorSettings, check: Callable[[], None] = go_on) -> Located:
@@ -92,7 +111,7 @@ def locate(source: Source, settings: PredictorSettings, check: Callable[[], None
         return Located(source.version or "null", source, None, 0)
     resolved, digest = _pinned(source, settings)
     held = package_transfer.fetch_held(
-        *(resolved.uri, digest, settings.model_cache, s3_client(settings)),
+        *(resolved.uri, digest, settings.model_cache, _client_for(resolved.uri, settings)),
         cache_bytes=settings.model_cache_bytes,
         check=check,
     )
@@ -129,12 +148,21 @@ def _needed_bytes(manifest: Manifest, batch_size: int) -> int:
     return weights + batch_size * preset.height * preset.width * 3 * 4
 
 
-def _import_torch(manifest: Manifest) -> None:
-    from whimbrel.predictors import torch_network  # noqa: F401 only to have it
+def _modules_of(manifest: Manifest) -> tuple[str, ...]:
+    torch_network = "whimbrel.predictors.torch_network"
+    if manifest.architecture == EXPORTED_ARCHITECTURE:
+        return (torch_network,)
+    return torch_network, "whimbrel.predictors.torchvision_networks"
 
-    if manifest.architecture != EXPORTED_ARCHITECTURE:
-        from whimbrel.predictors import torchvision_networks  # noqa: F401
-    memory.keep_modules()
+
+@functools.lru_cache(maxsize=1)
+def _store_client(settings: PredictorSettings) -> S3Client:
+    """One for all: making it takes as long as building a network."""
+    return s3_client(settings)
+
+
+def _client_for(uri: str, settings: PredictorSettings) -> S3Client | None:
+    return _store_client(settings) if uri.startswith("s3://") else None
 
 
 def _null_network(source: Source, settings: PredictorSettings) -> Network:

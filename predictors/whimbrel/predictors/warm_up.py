@@ -9,40 +9,52 @@ import numpy as np
 
 from whimbrel.core.errors import ModelFailed, WhimbrelError
 from whimbrel.predictors import batch_policy
+from whimbrel.predictors.batch_policy import BatchLimits, BatchTimes
 from whimbrel.predictors.batcher import Batcher
 from whimbrel.predictors.network import Description
 from whimbrel.predictors.settings import PredictorSettings
 
 PAUSE = 3  # beside another version: a quarter of the device for the warm-up, the rest for the requests
+LONGEST_SECONDS = 0.05  # beside another version: how long a batch may hold up its requests, one image alone excepted
 
 
 async def warm_up(
-    batcher: Batcher, description: Description, settings: PredictorSettings, *, beside_another: bool = False
+    batcher: Batcher, description: Description, settings: PredictorSettings, *, beside: BatchTimes | None = None
 ) -> None:
     """One image first, its time not counted; then each doubling that pays, for `warm_up_seconds`.
 
-    With a fixed size, that size. Raises ModelFailed for a network that does not compute, Unavailable for a device.
+    With a fixed size, that size. `beside`: the times of the version that answers meanwhile; they stand for those of
+    the batches that would hold it up. Raises ModelFailed for a network that does not compute, Unavailable for a device.
     """
-    started, limits = time.monotonic(), settings.batch_limits
+    limits, left = settings.batch_limits, settings.warm_up_seconds
 
     async def compute(size: int, *, count: bool = True) -> None:
+        nonlocal left
         began = time.monotonic()
         await _compute(batcher, description, size, settings.top_k, count=count)
-        if beside_another:
-            await asyncio.sleep(PAUSE * (time.monotonic() - began))
+        seconds = time.monotonic() - began
+        left -= seconds
+        if beside is not None:
+            await asyncio.sleep(PAUSE * seconds)
 
     await compute(1, count=False)
     if not limits.adaptive:
         await compute(limits.max_batch_size)
         return
-    size = 1
-    while time.monotonic() - started < settings.warm_up_seconds:
-        await compute(size, count=size == 1)
-        if size > 1:  # the first batch of a size also plans and allocates
-            await compute(size)
-        if not batch_policy.grows(batcher.times, limits):
-            return
-        size = min(2 * size, limits.max_batch_size)
+    await compute(1)
+    if beside is not None:
+        batcher.times.adopt(beside)
+    size, following = 1, min(2, limits.max_batch_size)
+    while left > 0 and size < following and _is_wanted(batcher.times, limits, following, beside):
+        await compute(following, count=False)  # the first batch of a size also plans and allocates
+        await compute(following)
+        size, following = following, min(2 * following, limits.max_batch_size)
+
+
+def _is_wanted(times: BatchTimes, limits: BatchLimits, size: int, beside: BatchTimes | None) -> bool:
+    if beside is None:
+        return batch_policy.grows(times, limits)
+    return size <= batch_policy.batch_size(times, limits) and times.seconds(size) <= LONGEST_SECONDS
 
 
 async def _compute(batcher: Batcher, description: Description, size: int, top_k: int, *, count: bool) -> None:
