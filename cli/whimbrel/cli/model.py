@@ -114,6 +114,55 @@ def show(
     print_json({**asdict(version), "uri": location.uri})
 
 
+@app.command()
+def alias(
+    model: Annotated[str, typer.Argument(help="NAME/VERSION or NAME@ALIAS")],
+    name: Annotated[str, typer.Argument(help="alias to point at it, challenger for instance")],
+    state: State = DEFAULT_STATE,
+) -> None:
+    """Point an alias at a version, whatever it pointed at before."""
+    registered, selector = _selected(model)
+    tracking_uri = connect(state).tracking_uri()
+    version, _ = registry_view.show_version(tracking_uri, registered, selector)
+    registry_view.set_alias(tracking_uri, registered, name, version.version)
+    say(f"{registered}@{name}  version {version.version}")
+
+
+@app.command()
+def diff(
+    before: Annotated[str, typer.Argument(help="NAME@ALIAS or NAME/VERSION")],
+    after: Annotated[str, typer.Argument(help="NAME@ALIAS or NAME/VERSION")],
+    state: State = DEFAULT_STATE,
+) -> None:
+    """Show in what two versions differ: figures, lineage, digest."""
+    tracking_uri = connect(state).tracking_uri()
+    old, new = (registry_view.show_version(tracking_uri, *_selected(each))[0] for each in (before, after))
+    ours, theirs = asdict(old), asdict(new)
+    rows = ((field, ours[field], theirs[field]) for field in ours if ours[field] != theirs[field])
+    out.print(add_rows(table("", before, after), rows))
+
+
+@app.command()
+def point(
+    model: Annotated[str, typer.Argument(help="NAME@ALIAS or NAME/VERSION")],
+    pointer: Annotated[
+        str | None, typer.Option(help="s3:// address of the model pointer; default: s3://models/NAME/pointer.json")
+    ] = None,
+    state: State = DEFAULT_STATE,
+) -> None:
+    """Write the model pointer that predictors follow, where there is none yet. A rollout moves it from there."""
+    from whimbrel.core.model_pointer import PointedVersion, Pointer, PointerStore
+    from whimbrel.core.references import ObjectRef
+
+    name, selector = _selected(model)
+    connection = connect(state)
+    version, location = registry_view.show_version(connection.tracking_uri(), name, selector)
+    place = ObjectRef.from_uri(pointer or f"s3://models/{name}/pointer.json")
+    current = PointedVersion(version=version.version, uri=location.uri, digest=location.digest)
+    PointerStore(connection.s3(), place).write(Pointer(current=current), None)
+    say(f"{place.uri}  version {version.version}")
+
+
 def _package(source: str, folder: Path, weights: str, labels: Path | None, size: str | None) -> Package:
     from whimbrel.mlflow import packages
 
