@@ -303,6 +303,12 @@ def test_logs_are_the_end_of_a_file_and_what_follows(api: KubernetesApi, client:
         with file.open("a") as more:
             more.write("four\n")
         assert next(lines) == "four"
+        file.rename(file.with_suffix(".log.1"))
+        file.write_text("five\n")
+        assert next(lines) == "five"
+        assert client.get(f"{PODS}/logged/log", params={"container": "main", "previous": "true"}).text.endswith(
+            "four\n"
+        )
         with api.client() as other:
             other.delete(f"{PODS}/logged")
         assert [*lines] == []  # the pod has gone, so nobody writes

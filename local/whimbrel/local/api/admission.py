@@ -35,7 +35,7 @@ def by_table(found: Object) -> fields.Verdict:
 
 def admitted(kind: Kind, given: Object, validation: FieldValidation, judge: Judge) -> tuple[Object, list[str]]:
     """The object to store, and what to warn of. Raises BadRequest that names each refused field by its path."""
-    found = _secret(given) if kind is SECRET else given
+    found = plain(kind, given)
     name = str(found["metadata"].get("name") or found["metadata"].get("generateName") or "")
     try:
         verdict = judge(_judged(kind, found))
@@ -52,6 +52,11 @@ def admitted(kind: Kind, given: Object, validation: FieldValidation, judge: Judg
     if verdict.not_enforced:
         warnings.append(f"accepted, but not enforced on one machine: {', '.join(verdict.not_enforced)}")
     return _without(found, frozenset(refused), ""), warnings
+
+
+def plain(kind: Kind, given: Object) -> Object:
+    """As it is stored, where a kind can be written in more than one way."""
+    return _secret(given) if kind is SECRET else given
 
 
 def _judged(kind: Kind, found: Object) -> Object:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,15 +86,32 @@ def opened(path: Path | None, name: str, options: LogOptions) -> BinaryIO:
 async def lines(file: BinaryIO, options: LogOptions, goes_on: Callable[[], bool]) -> AsyncIterator[bytes]:
     """What is there, then, followed, what comes, until `goes_on` says that nobody writes any more."""
     left = options.limit_bytes
-    with file:
+    try:
         while left is None or left > 0:
             last = not (options.follow and await asyncio.to_thread(goes_on))
+            newer = await asyncio.to_thread(_newer, file)
             while part := await asyncio.to_thread(file.read, _CHUNK if left is None else min(_CHUNK, left)):
                 left = None if left is None else left - len(part)
                 yield part
-            if last:
+            if newer is not None:
+                file.close()
+                file = newer
+            elif last:
                 return
-            await asyncio.sleep(_POLL_SECONDS)  # a file tells nobody that it grew
+            else:
+                await asyncio.sleep(_POLL_SECONDS)  # a file tells nobody that it grew
+    finally:
+        file.close()
+
+
+def _newer(file: BinaryIO) -> BinaryIO | None:
+    """The file that has this one's name now, where this one was put aside; asked before the rest of it is read."""
+    try:
+        if os.fstat(file.fileno()).st_ino == Path(file.name).stat().st_ino:
+            return None
+        return Path(file.name).open("rb")
+    except OSError:
+        return None
 
 
 def _tail(file: BinaryIO, count: int) -> int:

@@ -73,26 +73,21 @@ class Resources:
         placed = _placed(target, config)
         if "managedFields" in placed["metadata"]:
             raise BadRequest("metadata.managedFields must be nil in what is applied")
-        warnings: tuple[str, ...] = ()
-        if target.subresource is None:
-            placed, found = admission.admitted(target.kind, placed, options.validation, self.judge)
-            warnings = tuple(found)
+        placed = admission.plain(target.kind, placed)
         manager, part = options.field_manager, target.subresource or ""
 
         def change(found: Object) -> Object:
-            applied = ownership.applied(found, placed, manager, subresource=part, force=options.force)
-            admission.admitted(target.kind, applied, "Ignore", self.judge)  # the whole of it, for what can never work
-            return applied
+            return ownership.applied(found, placed, manager, subresource=part, force=options.force)
 
         try:
-            stored = self._modify(target, change, options)
+            return self._change(target, form, options, change, owned=True)
         except NotFound:
             if target.subresource is not None:
                 raise
-            new = ownership.applied(None, placed, manager, force=options.force)
-            created = self.storage.create(target.kind, new, dry_run=options.dry_run)
-            return Answer(tables.one(target.kind, form, created), 201, warnings)
-        return Answer(tables.one(target.kind, form, stored), 200, warnings)
+        accepted, warnings = admission.admitted(target.kind, placed, options.validation, self.judge)
+        new = ownership.applied(None, accepted, manager, force=options.force)
+        created = self.storage.create(target.kind, new, dry_run=options.dry_run)
+        return Answer(tables.one(target.kind, form, created), 201, tuple(warnings))
 
     def delete(self, target: Target, options: DeleteOptions) -> Answer:
         name = _name(target)
@@ -119,8 +114,16 @@ class Resources:
                 continue  # gone with its owner
         return Answer(_success({"group": target.kind.group, "kind": target.kind.plural}))
 
-    def _change(self, target: Target, form: Form, options: WriteOptions, change: Callable[[Object], Object]) -> Answer:
-        """Judged on what the change makes of the object, since a patch alone says little."""
+    def _change(
+        self,
+        target: Target,
+        form: Form,
+        options: WriteOptions,
+        change: Callable[[Object], Object],
+        *,
+        owned: bool = False,
+    ) -> Answer:
+        """Judged on what the change makes of the whole object; `owned`: who owns its fields is settled already."""
         warnings: list[str] = []
 
         def judged(found: Object) -> Object:
@@ -128,20 +131,18 @@ class Resources:
             if target.subresource is None:
                 new, told = admission.admitted(target.kind, new, options.validation, self.judge)
                 warnings[:] = told
-            return ownership.tracked(found, new, options.field_manager, subresource=target.subresource or "")
+            part = target.subresource or ""
+            return new if owned else ownership.tracked(found, new, options.field_manager, subresource=part)
 
-        stored = self._modify(target, judged, options)
-        return Answer(tables.one(target.kind, form, stored), 200, tuple(warnings))
-
-    def _modify(self, target: Target, change: Callable[[Object], Object], options: WriteOptions) -> Object:
-        return self.storage.modify(
+        stored = self.storage.modify(
             target.kind,
             target.namespace,
             _name(target),
-            change,
+            judged,
             subresource=target.subresource,
             dry_run=options.dry_run,
         )
+        return Answer(tables.one(target.kind, form, stored), 200, tuple(warnings))
 
 
 def _name(target: Target) -> str:
