@@ -284,7 +284,7 @@ def test_all_faults_are_told_in_the_order_of_the_file() -> None:
         ("? [a]\n: 1\n", "f.yaml:1:3: expected a text as key, seen a mapping or a list"),
         ("labels: {on: a}\n", "f.yaml:1:10: expected a text as key, seen 'on'; write it in quotes"),
         ("a: 2026-02-30\n", "f.yaml:1:4: expected a plain value"),
-        ("a: " + "[" * 2000 + "]" * 2000, "f.yaml: expected at most 64 levels of YAML"),
+        ("a: " + "[" * 2000 + "]" * 2000, "f.yaml:1:67: expected at most 64 levels"),
         ("a:\n\tb: 1\n", "f.yaml:2:1: expected YAML, seen "),
     ],
 )

@@ -62,7 +62,8 @@ class Connection:
         """`path` is that below the group version and namespace. `doing` begins the message of an error."""
         content = None if body is None else json.dumps(body)
         options = {"params": dict(parameters or {}), "content": content, "headers": {"content-type": content_type}}
-        async with self._answered(method, kind, path, namespace, doing, **options) as response:
+        place = {"version": kind.api_version, "namespace": namespace, "url": path}
+        async with self._answered(method, doing, **place, **options) as response:
             try:
                 document = response.json()
             except ValueError:
@@ -86,27 +87,30 @@ class Connection:
         """The lines of one long answer, which ends with Unavailable when nothing comes for `silence_seconds`."""
         timeout = httpx.Timeout(TIMEOUT_SECONDS, read=silence_seconds)
         options = {"params": dict(parameters), "timeout": timeout, "stream": True}
-        async with self._answered("GET", kind, path, namespace, doing, **options) as response:
+        place = {"version": kind.api_version, "namespace": namespace, "url": path}
+        async with self._answered("GET", doing, **place, **options) as response:
             yield response.aiter_lines()
 
     async def read_path(self, path: str, *, doing: str) -> dict[str, Any]:
         """What the server itself says at `path`: `version`, `apis/serving.kserve.io/v1beta1`."""
-        try:
-            async with self._api.call_api("GET", version="", base=f"/{path}", url="") as response:
+        async with self._answered("GET", doing, version="", base=f"/{path}") as response:
+            try:
                 document = response.json()
-        except kr8s.ServerError as fault:
-            raise _refusal(fault, doing) from None
-        except _NO_ANSWER as fault:
-            raise Unavailable(f"{doing}; seen {fault!r:.200} from {self.source}") from None
+            except ValueError:
+                raise Unavailable(f"{doing}; seen an answer that is no JSON from {self.source}") from None
         return document if isinstance(document, dict) else {}
 
     @asynccontextmanager
-    async def _answered(
-        self, method: str, kind: Kind, path: str, namespace: str | None, doing: str, **options: Any
-    ) -> AsyncIterator[httpx.Response]:
-        called = self._api.call_api(method, version=kind.api_version, namespace=namespace, url=path, **options)
+    async def _answered(self, method: str, doing: str, **options: Any) -> AsyncIterator[httpx.Response]:
+        """An answer that is no error. Only for a 401 kr8s gets to renew the credentials: it does so for a 403 as well,
+        and cuts every other request of the connection by that."""
         try:
-            async with called as response:
+            async with self._api.call_api(method, raise_for_status=False, **options) as response:
+                if response.status_code != httpx.codes.UNAUTHORIZED:
+                    await _refuse_error(response, doing)
+                    yield response
+                    return
+            async with self._api.call_api(method, **options) as response:
                 yield response
         except kr8s.ServerError as fault:
             raise _refusal(fault, doing) from None
@@ -155,12 +159,20 @@ def _no_kubeconfig(path: str, context: str | None, fault: ValueError) -> Setting
     return SettingsError(f"expected {wanted} ({fault}); set KUBECONFIG or name one with --kubeconfig and --context")
 
 
+async def _refuse_error(response: httpx.Response, doing: str) -> None:
+    if response.is_error:
+        await response.aread()  # what is streamed has no body yet
+        raise error_of(response.status_code, _body(response), doing)
+
+
 def _refusal(fault: kr8s.ServerError, doing: str) -> WhimbrelError:
-    response = fault.response
-    if response is None:
+    if fault.response is None:
         return error_of(None, str(fault), doing)
+    return error_of(fault.response.status_code, _body(fault.response), doing)
+
+
+def _body(response: httpx.Response) -> Any:
     try:
-        document = response.json()
+        return response.json()
     except ValueError:
-        document = response.text
-    return error_of(response.status_code, document, doing)
+        return response.text

@@ -61,13 +61,15 @@ def documents(text: str, source: str) -> list[Document]:
         raise InputRefused(f"{where}: expected YAML, seen {error.problem or error.context}") from None
     except yaml.YAMLError as error:
         raise InputRefused(f"{source}: expected YAML, seen {error}") from None
-    except RecursionError:
-        raise InputRefused(f"{source}: expected at most {_MAX_DEPTH} levels of YAML") from None
     return [found for node in nodes if (found := _document(node, source)).value is not None]
 
 
 def _nodes(text: str, source: str) -> Iterator[yaml.Node]:
+    depth = 0
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > _MAX_DEPTH:
+            raise InputRefused(f"{source}:{_place(event.start_mark)}: expected at most {_MAX_DEPTH} levels")
         if isinstance(event, yaml.AliasEvent):
             raise InputRefused(f"{source}:{_place(event.start_mark)}: expected no YAML aliases, seen *{event.anchor}")
     yield from yaml.compose_all(text, Loader=yaml.SafeLoader)
@@ -87,8 +89,6 @@ class _Reader:
 
     def read(self, node: yaml.Node, path: Path) -> Any:
         self.places.setdefault(path, _place(node.start_mark))
-        if len(path) > _MAX_DEPTH:
-            self._refuse(node, f"expected at most {_MAX_DEPTH} levels")
         if isinstance(node, yaml.MappingNode):
             return self._mapping(node, path)
         if isinstance(node, yaml.SequenceNode):

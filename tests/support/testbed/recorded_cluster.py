@@ -85,7 +85,7 @@ def recorded_cluster(cluster: RecordedCluster) -> Iterator[RecordedCluster]:
             pass
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Answers) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         cluster.url = f"http://127.0.0.1:{server.server_address[1]}"
         try:
             yield cluster
