@@ -14,8 +14,9 @@ import pytest
 from testbed.ceph import Ceph
 from testbed.processes import free_port
 from testbed.records import result_of
+from whimbrel.core.conditional_puts import IfMatch
 from whimbrel.core.errors import NotFound, Unavailable
-from whimbrel.core.result_store import IfMatch, ResultStore, Written
+from whimbrel.core.result_store import ResultStore, Written
 from whimbrel.core.results import Gone, Result, latest_key, parse_gone, parse_result
 from whimbrel.core.s3 import s3_client
 from whimbrel.core.settings import S3Settings
