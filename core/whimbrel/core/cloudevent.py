@@ -1,7 +1,8 @@
 """CloudEvents 1.0 over HTTP: binary, structured and batched, in and out; no I/O.
 
-The parsing and writing is the `cloudevents` library's. What it leaves to its caller is here: the percent-encoding
-of header values (HTTP protocol binding 1.0.2, section 3.1.3.2), batches, and one error that names every fault.
+The parsing, and the writing of JSON, is the `cloudevents` library's. What it leaves to its caller is here: the
+percent-encoding of header values (HTTP protocol binding 1.0.2, section 3.1.3.2), batches, and one error that names
+every fault.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import unquote
 
-from cloudevents.conversion import to_binary as library_to_binary
 from cloudevents.conversion import to_structured as library_to_structured
 from cloudevents.exceptions import GenericException
 from cloudevents.http import CloudEvent, from_http
@@ -28,6 +28,9 @@ BATCHED = "application/cloudevents-batch+json"
 MAX_BATCH_EVENTS = 1000
 
 _CORE_ATTRIBUTES = ("id", "source", "type", "subject", "time", "datacontenttype", "dataschema", "specversion")
+_COMPACT = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
+_MEDIA_TYPE = re.compile(r"[ -~]*")
+_UNSAFE_IN_HEADERS = re.compile(r'[^!-~]+|["%]+')
 _EXTENSION_NAME = re.compile(r"[a-z0-9]{1,64}")
 
 
@@ -52,7 +55,9 @@ class Event:
             for name in self.extensions
             if not _EXTENSION_NAME.fullmatch(name) or name in _CORE_ATTRIBUTES or name == "data"
         ]
-        faults += [f"{name}: not UTF-8" for name, value in self._texts() if not _is_utf8(value)]
+        faults += [f"{name}: not UTF-8" for name, value in self._texts() if not (value.isascii() or _is_utf8(value))]
+        if self.datacontenttype is not None and not _MEDIA_TYPE.fullmatch(self.datacontenttype):
+            faults.append("datacontenttype: expected printable ASCII")  # it is a header as it stands
         if faults:
             raise InputRefused("expected a CloudEvent 1.0; " + "; ".join(faults))
 
@@ -122,10 +127,13 @@ def parse(headers: Mapping[str, str], body: bytes) -> list[Event]:
 
 def binary(event: Event) -> tuple[dict[str, str], bytes]:
     """Headers and body of the binary content mode."""
-    headers, body = library_to_binary(_library_event(event), data_marshaller=_as_bytes)
-    return {
-        name: value if name.lower() == "content-type" else _encode_header(str(value)) for name, value in headers.items()
-    }, body
+    # Written here and not by the library: a source does little else for each event, and that takes ten times as long.
+    attributes = event.attributes()
+    content_type = attributes.pop("datacontenttype", None)
+    headers = {f"ce-{name}": _encode_header(value) for name, value in attributes.items()}
+    if content_type is not None:
+        headers["content-type"] = content_type
+    return headers, event.data or b""
 
 
 def structured(event: Event) -> tuple[dict[str, str], bytes]:
@@ -141,7 +149,7 @@ def batched(events: Iterable[Event]) -> tuple[dict[str, str], bytes]:
 
 def format_time(time: datetime) -> str:
     """RFC 3339 in UTC with microseconds."""
-    return time.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return time.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
 
 
 def parse_time(text: str) -> datetime:
@@ -242,8 +250,10 @@ def _library_event(event: Event, *, json_data: bool = False) -> CloudEvent:
 
 def _json_bytes(document: Any) -> bytes:
     """In UTF-8; what UTF-8 cannot hold stays escaped, as it came."""
-    text = json.dumps(document, ensure_ascii=False, separators=(",", ":"))
-    return (text if _is_utf8(text) else json.dumps(document, separators=(",", ":"))).encode()
+    try:
+        return _COMPACT.encode(document).encode()
+    except UnicodeEncodeError:
+        return json.dumps(document, separators=(",", ":")).encode()
 
 
 def _is_utf8(text: str) -> bool:
@@ -268,10 +278,6 @@ def _unread(data: Any) -> Any:
     return data
 
 
-def _as_bytes(data: Any) -> bytes:
-    return b"" if data is None else data
-
-
 def _text(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
@@ -279,12 +285,11 @@ def _text(value: Any) -> str:
 
 
 def _encode_header(value: str) -> str:
-    return "".join(
-        character
-        if "!" <= character <= "~" and character not in '"%'
-        else "".join(f"%{byte:02X}" for byte in character.encode())
-        for character in value
-    )
+    return _UNSAFE_IN_HEADERS.sub(_percent_encode, value)
+
+
+def _percent_encode(characters: re.Match[str]) -> str:
+    return "".join(f"%{byte:02X}" for byte in characters[0].encode())
 
 
 def _decode_header(value: str) -> str:
