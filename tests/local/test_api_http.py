@@ -136,7 +136,9 @@ def test_unknown_fields_are_refused_warned_of_or_dropped_as_asked(client: httpx.
     assert [cause["field"] for cause in strict.json()["details"]["causes"]] == ["spec.predictor.minReplcas"]
     warned = client.post(ISVCS, params={"fieldValidation": "Warn"}, json=misspelt)
     assert warned.status_code == 201 and "minReplcas" not in warned.json()["spec"]["predictor"]
-    assert warned.headers.get_list("warning")[0] == '299 - "unknown field \\"spec.predictor.minReplcas\\""'
+    assert warned.headers.get_list("warning")[0] == (
+        '299 - "InferenceService \'misspelt\': unknown field \\"spec.predictor.minReplcas\\""'
+    )
     assert "minReplcas" not in client.get(f"{ISVCS}/misspelt").json()["spec"]["predictor"]
     ignored = client.put(f"{ISVCS}/misspelt", params={"fieldValidation": "Ignore"}, json=misspelt)
     assert ignored.status_code == 200 and "warning" not in ignored.headers
@@ -147,7 +149,8 @@ def test_unknown_fields_are_refused_warned_of_or_dropped_as_asked(client: httpx.
 def test_what_is_not_enforced_is_warned_of(client: httpx.Client) -> None:
     answer = client.post(ISVCS, json=inference_service("warned", automountServiceAccountToken=False))
     assert answer.headers["warning"] == (
-        '299 - "accepted, but not enforced on one machine: spec.predictor.automountServiceAccountToken"'
+        "299 - \"InferenceService 'warned': accepted, but not enforced on one machine: "
+        'spec.predictor.automountServiceAccountToken"'
     )
 
 

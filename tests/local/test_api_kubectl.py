@@ -58,10 +58,8 @@ def test_the_local_manifests_come_and_go(api: KubernetesApi) -> None:
 def test_warnings_and_refusals_are_printed(api: KubernetesApi) -> None:
     found = inference_service("warned", automountServiceAccountToken=False)
     ended = api.kubectl("apply", "-f", "-", given=json.dumps(found))
-    assert (
-        "Warning: accepted, but not enforced on one machine: spec.predictor.automountServiceAccountToken"
-        in ended.stderr
-    )
+    expected = "Warning: InferenceService 'warned': accepted, but not enforced on one machine: "
+    assert expected + "spec.predictor.automountServiceAccountToken" in ended.stderr
     error = api.refused("apply", "-f", "-", given=json.dumps(inference_service("wrong", minReplcas=1)))
     assert "not supported on one machine: spec.predictor.minReplcas" in error
     assert 'inferenceservices.serving.kserve.io "wrong" not found' in api.refused("get", "isvc", "wrong")
@@ -212,6 +210,7 @@ def test_describe_shows_the_events(api: KubernetesApi) -> None:
     described = api.told("describe", "isvc", "described")
     assert "Kind:         InferenceService" in described and "RevisionFailed" in described
     listed = api.told("get", "events")
+    assert listed.split()[:6] == ["LAST", "SEEN", "TYPE", "REASON", "OBJECT", "MESSAGE"]
     assert "inferenceservice/described" in listed and "the model cannot be loaded" in listed
     assert "RevisionFailed" in api.told("events", "--for", "inferenceservice/described")
 

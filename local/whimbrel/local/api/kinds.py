@@ -20,7 +20,10 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A kind of object, in the one version of it that is served."""
+    """A kind of object, in the one version of it that is served.
+
+    Its name is the first column, unless `columns` has it elsewhere.
+    """
 
     group: str  # empty for the core group
     version: str
@@ -107,6 +110,7 @@ EVENT = Kind(
         Column("Object", "event-object"),
         Column("Count", ".count", "integer", priority=1),
         Column("Message", ".message"),
+        Column("Name", ".metadata.name", priority=1),
     ),
 )
 PERSISTENT_VOLUME_CLAIM = Kind(

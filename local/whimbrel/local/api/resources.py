@@ -56,7 +56,7 @@ class Resources:
         accepted, warnings = admission.admitted(target.kind, placed, options.validation, self.judge)
         owned = ownership.tracked(None, accepted, options.field_manager)
         created = self.storage.create(target.kind, owned, dry_run=options.dry_run)
-        return Answer(tables.one(target.kind, form, created), 201, tuple(warnings))
+        return Answer(tables.one(target.kind, form, created), 201, _told(target, created, warnings))
 
     def replace(self, target: Target, form: Form, given: Object, options: WriteOptions) -> Answer:
         placed = _placed(target, given)
@@ -87,7 +87,7 @@ class Resources:
         accepted, warnings = admission.admitted(target.kind, placed, options.validation, self.judge)
         new = ownership.applied(None, accepted, manager, force=options.force)
         created = self.storage.create(target.kind, new, dry_run=options.dry_run)
-        return Answer(tables.one(target.kind, form, created), 201, tuple(warnings))
+        return Answer(tables.one(target.kind, form, created), 201, _told(target, created, warnings))
 
     def delete(self, target: Target, options: DeleteOptions) -> Answer:
         name = _name(target)
@@ -142,7 +142,12 @@ class Resources:
             subresource=target.subresource,
             dry_run=options.dry_run,
         )
-        return Answer(tables.one(target.kind, form, stored), 200, tuple(warnings))
+        return Answer(tables.one(target.kind, form, stored), 200, _told(target, stored, warnings))
+
+
+def _told(target: Target, found: Object, warnings: list[str]) -> tuple[str, ...]:
+    """Each with the object that it is about: kubectl prints them among those of others."""
+    return tuple(f"{target.kind.kind} {found['metadata']['name']!r}: {warning}" for warning in warnings)
 
 
 def _name(target: Target) -> str:

@@ -8,10 +8,11 @@ from typing import Any
 
 from whimbrel.local.api import columns
 from whimbrel.local.api.faults import BadRequest, NotAcceptable
-from whimbrel.local.api.kinds import Kind
+from whimbrel.local.api.kinds import Column, Kind
 from whimbrel.local.api.metadata import Object
 
 _META = "meta.k8s.io/v1"
+_NAME = Column("Name", ".metadata.name")
 _JSON = ("application/json", "application/*", "*/*", "")
 
 
@@ -60,21 +61,27 @@ def many(kind: Kind, form: Form, items: Sequence[Object], metadata: Object) -> O
 
 
 def _table(kind: Kind, form: Form, items: Sequence[Object], metadata: Object, with_columns: bool) -> Object:
-    now = columns.utc_now()
+    now, shown = columns.utc_now(), _columns(kind)
     rows: list[dict[str, Any]] = []
     for found in items:
-        cells = [found["metadata"]["name"], *(columns.cell(column, found, now) for column in kind.columns)]
+        cells = [columns.cell(column, found, now) for column in shown]
         carried = {} if form.include == "None" else {"object": found if form.include == "Object" else _partial(found)}
         rows.append({"cells": cells, **carried})
-    definitions = [_definition("Name", "string", "name", 0)] if with_columns else []
-    definitions += [_definition(each.name, each.type, "", each.priority) for each in kind.columns if with_columns]
+    definitions = [_definition(each) for each in shown] if with_columns else []
     return {"kind": "Table", "apiVersion": _META, "metadata": metadata, "columnDefinitions": definitions, "rows": rows}
 
 
-def _definition(name: str, type_: str, form: str, priority: int) -> dict[str, Any]:
+def _columns(kind: Kind) -> tuple[Column, ...]:
+    named = any(column.name == _NAME.name for column in kind.columns)
+    return kind.columns if named else (_NAME, *kind.columns)
+
+
+def _definition(column: Column) -> dict[str, Any]:
     # Dates are written as ages already, so they are strings to whoever prints them.
-    shown = "string" if type_ == "date" else type_
-    return {"name": name, "type": shown, "format": form, "description": name, "priority": priority}
+    shown = "string" if column.type == "date" else column.type
+    form = "name" if column.name == _NAME.name else ""
+    words = {"name": column.name, "description": column.name}
+    return {**words, "type": shown, "format": form, "priority": column.priority}
 
 
 def _partial(found: Object) -> Object:
