@@ -11,7 +11,7 @@ PYTHON ?= $(shell for candidate in python3 python3.13 python3.12 python3.11; do 
 	&& { echo $$candidate; break; }; done)
 CODE := core predictors transformers eventing mlflow local kube loadtest cli tests benchmarks
 
-.PHONY: help demo up test hey services lint format storm bench bench-transformer bench-api bench-predictor clean
+.PHONY: images wheel locks check-locks help demo up test hey services lint format storm bench bench-transformer bench-api bench-predictor clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -64,6 +64,36 @@ bench-api: $(VENV)/.dev ## measure the one-machine API with 1,000 objects; rewri
 
 bench-predictor: $(VENV)/.dev ## measure the predictor against a bare loop, and a swap under load; rewrites the tables in benchmarks/README.md
 	@PYTHONPATH=benchmarks $(BIN)/python benchmarks/predictor.py
+
+# Images. make images REGISTRY=registry.example/team TAG=0.1.0 PYTHON_IMAGE=mirror.example/python:3.12-slim
+TAG ?= $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+REGISTRY ?=
+PYTHON_IMAGE ?= docker.io/library/python:3.12-slim-bookworm
+CONTAINER_ENGINE ?= $(shell command -v docker || command -v podman)
+# $(call image,NAME,ROOM,MORE ARGUMENTS)
+image = $(CONTAINER_ENGINE) build --file $(2)/Dockerfile --build-arg PYTHON_IMAGE=$(PYTHON_IMAGE) $(3) \
+	$(if $(PIP_INDEX_URL),--build-arg PIP_INDEX_URL) --tag $(if $(REGISTRY),$(REGISTRY)/)whimbrel/$(1):$(TAG) .
+
+images: wheel ## build every image with docker or podman: the wheel once, then what each lock names
+	@[ -n "$(CONTAINER_ENGINE)" ] || { echo 'expected docker or podman, seen neither; install one' >&2; exit 1; }
+	$(call image,transformers,transformers)
+	$(call image,eventing,eventing)
+	$(call image,predictors,predictors,--build-arg VARIANT=cpu)
+	$(call image,predictors-cuda,predictors,--build-arg VARIANT=cuda)
+	$(call image,mlflow,mlflow,--build-arg VARIANT=cpu)
+
+wheel: $(VENV)/.dev # the one that every image installs
+	@rm -f dist/whimbrel-*.whl
+	@$(BIN)/python -m build --wheel --no-isolation --outdir dist . >/dev/null
+
+locks: $(BIN)/uv ## write every image's lock anew from the extras, changing no version that still fits; UPGRADE=1 takes the newest
+	@for room in transformers eventing predictors mlflow; do ./.ci/lock $(BIN)/uv $$room tracing || exit 1; done
+
+check-locks: wheel ## install each image's lock alone, start its program, say its size; LOCKS="transformers eventing" leaves torch out
+	@PYTHONPATH=tests/support $(BIN)/python -m testbed.lock_environments $(LOCKS)
+
+$(BIN)/uv: | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet uv
 
 clean: ## remove the virtual environment and all local state
 	rm -rf $(VENV) .whimbrel
