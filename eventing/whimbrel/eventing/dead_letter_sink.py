@@ -19,8 +19,10 @@ from whimbrel.core.logs import log_fields
 from whimbrel.core.metrics import SINK_RECORDS
 from whimbrel.core.results import dead_letter_key, dump
 from whimbrel.core.s3 import as_whimbrel_error, s3_client
+from whimbrel.core.self_trigger import check_not_announced
 from whimbrel.eventing import serving
 from whimbrel.eventing.dead_letter_record import dead_letter_of
+from whimbrel.eventing.listing import folder
 from whimbrel.eventing.receiving import Writers, post_route
 from whimbrel.eventing.settings import DeadLetterSinkSettings
 from whimbrel.eventing.unreadable import UNREADABLE_TYPE, unreadable_request
@@ -57,7 +59,8 @@ class DeadLetterStore:
             _log.warning("dead letter: %s", letter.error.message or f"code {letter.error.code}")
 
     def look(self) -> None:
-        """Raises NotFound or Unavailable when the bucket cannot be used."""
+        """Raises NotFound or Unavailable when the bucket cannot be used, SettingsError where it would feed itself."""
+        check_not_announced(self.client, self.bucket, "dead letters", prefix=folder(self.prefix), suffix=".json")
         try:
             self.client.list_objects_v2(Bucket=self.bucket, MaxKeys=1)
         except (BotoCoreError, ClientError) as error:

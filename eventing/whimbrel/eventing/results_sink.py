@@ -6,27 +6,33 @@ import asyncio
 import functools
 import logging
 from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 from whimbrel.core import tracing
 from whimbrel.core.cloudevent import Event, parse
 from whimbrel.core.errors import InputRefused, TryAgain, WhimbrelError
+from whimbrel.core.key_template import KeyTemplate
 from whimbrel.core.logs import log_fields
 from whimbrel.core.metrics import SINK_RECORDS
 from whimbrel.core.result_store import ResultStore, Written
-from whimbrel.core.results import GONE_TYPE, PREDICTION_TYPE, parse_gone, parse_result
+from whimbrel.core.results import GONE_TYPE, PREDICTION_TYPE, Gone, Result, parse_gone, parse_result
 from whimbrel.core.s3 import s3_client
+from whimbrel.core.self_trigger import check_not_announced
 from whimbrel.eventing import serving
+from whimbrel.eventing.listing import folder
 from whimbrel.eventing.receiving import Writers, post_route
 from whimbrel.eventing.settings import ResultsSinkSettings
+
+Record = TypeVar("Record", Result, Gone)
 
 _log = logging.getLogger(__name__)
 
 
 def run(settings: ResultsSinkSettings) -> None:
     """Serve until SIGTERM. Raises Unavailable when the bucket does not come within `startup_wait_seconds`."""
-    store = ResultStore(
-        s3_client(settings, connections=settings.concurrent_writes), settings.results_bucket, settings.results_prefix
-    )
+    client = s3_client(settings, connections=settings.concurrent_writes)
+    latest = settings.results_latest
+    store = ResultStore(client, settings.results_bucket, settings.results_prefix, keeps_latest=latest)
     writers = Writers(settings)
 
     async def take(headers: Mapping[str, str], body: bytes) -> None:
@@ -65,9 +71,9 @@ def write(event: Event, store: ResultStore) -> Written:
     """Blocking. Raises InputRefused for another type of event or a body that is no such record."""
     with log_fields(event_id=event.id, object=event.subject):
         if event.type == PREDICTION_TYPE:
-            written = store.write(parse_result(event.data or b""))
+            written = store.write(_not_of_a_result(parse_result(event.data or b""), store))
         elif event.type == GONE_TYPE:
-            written = store.write_gone(parse_gone(event.data or b""))
+            written = store.write_gone(_not_of_a_result(parse_gone(event.data or b""), store))
         else:
             raise InputRefused(f"expected an event of type {PREDICTION_TYPE} or {GONE_TYPE}, seen {event.type!r}")
         SINK_RECORDS.labels("results", written.value).inc()
@@ -75,7 +81,23 @@ def write(event: Event, store: ResultStore) -> Written:
         return written
 
 
+def _not_of_a_result(record: Record, store: ResultStore) -> Record:
+    """What a store that does not tell its notifications may send: an answer about what was written here."""
+    if record.object.bucket == store.bucket and record.object.key.startswith(_written_prefix(store)):
+        raise InputRefused(
+            f"expected a result of an object that is none of ours, seen one of {record.object.ref.uri}; the bucket "
+            "announces what is written to it: filter its notification, or name another bucket or prefix"
+        )
+    return record
+
+
+def _written_prefix(store: ResultStore) -> str:
+    """What the keys of results of objects in this very bucket begin with."""
+    return folder(KeyTemplate(store.prefix).prefix(store.bucket))
+
+
 def _looked_at(store: ResultStore) -> ResultStore:
+    check_not_announced(store.client, store.bucket, "results", prefix=_written_prefix(store), suffix=".json")
     probed = store.probed()
     for weakness in probed.weaknesses:
         _log.warning("the store of bucket %r: %s", store.bucket, weakness)

@@ -6,11 +6,12 @@ import json
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AliasChoices, BeforeValidator, Field, model_validator
+from pydantic import AliasChoices, BeforeValidator, Field, field_validator, model_validator
 from pydantic_settings import NoDecode
 
 from whimbrel.core.cloudevent import Event
 from whimbrel.core.errors import InputRefused
+from whimbrel.core.key_template import key_template
 from whimbrel.core.settings import BucketName, HttpUrl, S3Settings, Seconds, ServerSettings
 
 
@@ -97,6 +98,16 @@ class ResultsSinkSettings(SinkSettings):
 
     results_bucket: BucketName = Field(description="bucket that results are written to")
     results_prefix: str = Field(default="{bucket}", description="prefix of the keys; {bucket} is the object's bucket")
+    results_latest: bool = Field(
+        default=True,
+        description="write the latest result of each key too; false: only what tells a duplicate, for who takes the "
+        "prediction events themselves",
+    )
+
+    @field_validator("results_prefix")
+    @classmethod
+    def _only_the_bucket_in_it(cls, value: str) -> str:
+        return key_template(value.strip("/"), ["bucket"]).text if value.strip("/") else ""
 
 
 class DeadLetterSinkSettings(SinkSettings):
