@@ -87,6 +87,17 @@ async def test_it_lists_again_when_the_history_is_gone(tmp_path: Path) -> None:
     assert [each.get("resourceVersion") for each in asked] == [None, "5", None, "20"]
 
 
+async def test_what_went_between_a_reading_and_the_watch_is_told(tmp_path: Path) -> None:
+    with scripted_watch([listed(9, found("stays", 4)), ("watch", "")]) as (url, _):
+        async with client(write_kubeconfig(tmp_path / "config", url)) as cluster, asyncio.timeout(30):
+            seen = [found("gone", 3), found("stays", 4)]
+            changed = changes(cluster, CONFIG_MAP, "default", seen=seen)
+            async with aclosing(changed):
+                first_change = await anext(changed)
+
+    assert (first_change.change, first_change.object["metadata"]["name"]) == ("DELETED", "gone")
+
+
 async def test_a_refusal_with_410_is_the_same(tmp_path: Path) -> None:
     script = [listed(5, found("a", 1)), ("status", 410), listed(9, found("a", 8)), ("watch", "")]
 

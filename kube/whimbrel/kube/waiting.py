@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Literal
@@ -87,25 +87,31 @@ async def wait_for(
     Raises DeadlinePassed with the last reason, InputRefused for what does not come right by itself.
     """
     what = f"expected {kind.kind} {name!r} to be {wanted}"
-    last = "the API server has not answered"
+    # Before the time begins: however short it is, the reason is known when it ends.
+    found = await client.find(kind, name, namespace)
+    last = _told(judge(found), what, "", tell)
+    if last is None:
+        return found
+    changed = changes(client, kind, namespace, name=name, seen=[] if found is None else [found])
     try:
-        async with asyncio.timeout(seconds), aclosing(_seen(client, kind, name, namespace)) as seen:
-            async for found in seen:
-                verdict = judge(found)
-                if verdict.state == "done":
+        async with asyncio.timeout(seconds), aclosing(changed):
+            async for each in changed:
+                found = None if each.change is Change.DELETED else each.object
+                now = _told(judge(found), what, last, tell)
+                if now is None:
                     return found
-                if verdict.state == "failed":
-                    raise InputRefused(f"{what}; it cannot: {verdict.why}")
-                if verdict.why != last:
-                    last = verdict.why
-                    tell(last)
+                last = now
     except TimeoutError:
         raise DeadlinePassed(f"{what} within {seconds:g} s; {last}") from None
     raise AssertionError("unreachable")
 
 
-async def _seen(client: Client, kind: Kind, name: str, namespace: str | None) -> AsyncGenerator[Object | None, None]:
-    yield await client.find(kind, name, namespace)
-    async with aclosing(changes(client, kind, namespace, name=name)) as changed:
-        async for each in changed:
-            yield None if each.change is Change.DELETED else each.object
+def _told(verdict: Verdict, what: str, last: str, tell: Callable[[str], None]) -> str | None:
+    """Why it goes on waiting; None when it is as wanted. Raises InputRefused for what cannot come."""
+    if verdict.state == "done":
+        return None
+    if verdict.state == "failed":
+        raise InputRefused(f"{what}; it cannot: {verdict.why}")
+    if verdict.why != last:
+        tell(verdict.why)
+    return verdict.why

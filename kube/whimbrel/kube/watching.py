@@ -41,8 +41,8 @@ class Changed:
 class _Known:
     """The objects as they were last seen, by uid: an object made anew under its old name is another one."""
 
-    def __init__(self) -> None:
-        self._objects: dict[str, Object] = {}
+    def __init__(self, seen: Iterable[Object]) -> None:
+        self._objects: dict[str, Object] = {_identity(each): each for each in seen}
 
     def listed(self, objects: Iterable[Object]) -> list[Changed]:
         """What changed between what was known and a new list."""
@@ -76,14 +76,17 @@ async def changes(
     *,
     name: str = "",
     labels: str = "",
+    seen: Iterable[Object] = (),
     patience_seconds: float = _PATIENCE_SECONDS,
 ) -> AsyncGenerator[Changed, None]:
     """Every object that there is as ADDED, then every change, each once, without a gap, until the caller leaves.
 
+    `seen` are those that the caller has read already: of them only what changed since.
+
     Raises Unavailable when the server does not answer for `patience_seconds`, Forbidden and NotFound at once.
     """
     fields = f"metadata.name={name}" if name else ""
-    known, version, rounds = _Known(), "", _Rounds(patience_seconds)
+    known, version, rounds = _Known(seen), "", _Rounds(patience_seconds)
     while True:
         rounds.begin()
         try:
