@@ -15,6 +15,7 @@ from whimbrel.core.settings import ComponentSettings, environment_name, load
 from whimbrel.eventing.settings import DeadLetterSinkSettings, ResultsSinkSettings
 from whimbrel.kube.lint.rule import Manifests
 from whimbrel.kube.lint.workloads import Pod, pods
+from whimbrel.mlflow.rollout.controller import RolloutSettings
 from whimbrel.predictors.settings import PredictorSettings
 from whimbrel.transformers.settings import TransformerSettings
 
@@ -22,6 +23,7 @@ from whimbrel.transformers.settings import TransformerSettings
 GIVEN = {
     "predictors": {"WHIMBREL_MODEL_DIGEST": f"sha256:{'0' * 64}"},
     "transformers": {"WHIMBREL_PREDICTOR_HOST": "digits-predictor.whimbrel"},
+    "mlflow": {},
     "eventing": {"K_SINK": "http://broker-ingress.knative-eventing.svc.cluster.local/whimbrel/default"},
 }
 SETTINGS = {
@@ -87,6 +89,8 @@ def program(room: str, arguments: list[str], name: str) -> tuple[type[ComponentS
         return ResultsSinkSettings, arguments[2:]
     if arguments[:2] == ["sink", "dead-letters"]:
         return DeadLetterSinkSettings, arguments[2:]
+    if arguments[:1] == ["rollouts"]:
+        return RolloutSettings, arguments[1:]
     assert arguments[0] == "source"
     source = importlib.import_module(f"whimbrel.eventing.sources.{arguments[1].replace('-', '_')}")
     return source.SETTINGS, arguments[2:]
@@ -113,4 +117,4 @@ def test_every_variable_and_argument_is_a_setting(container: Container, monkeypa
 
 
 def test_the_containers_of_every_room_are_among_them() -> None:
-    assert {each.room for each in containers()} == {"predictors", "transformers", "eventing"}
+    assert {each.room for each in containers()} == {"predictors", "transformers", "eventing", "mlflow"}

@@ -14,6 +14,7 @@ GROUPS = {
     "batch/v1": ("Job", "CronJob"),
     "policy/v1": ("PodDisruptionBudget",),
     "networking.k8s.io/v1": ("NetworkPolicy",),
+    "apiextensions.k8s.io/v1": ("CustomResourceDefinition",),
     "rbac.authorization.k8s.io/v1": ("ClusterRole", "Role", "RoleBinding", "ClusterRoleBinding"),
 }
 _PLAIN: dict[str, type | tuple[type, ...]] = {

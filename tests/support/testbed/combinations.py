@@ -41,6 +41,7 @@ COMBINATIONS = [
     _overlay("knative-cpu", "rabbitmq-broker"),
     _overlay("knative-cpu", "storage-container"),
     _overlay("knative-cpu", "prometheus"),
+    _overlay("knative-cpu", "rollout-controller", "images"),
     _overlay("knative-gpu", "grpc", "kafka-broker", "storage-container", "prometheus"),
     _overlay("knative-gpu", "gpu-nodes", features=_GPU_NODES),
     _overlay("standard", "kafka-broker", "storage-container", "prometheus"),
