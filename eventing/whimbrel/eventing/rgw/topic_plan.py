@@ -18,7 +18,7 @@ OTHER_ATTRIBUTES: Final = (
     *("verify-ssl", "cloudevents", "amqp-exchange", "amqp-ack-level", "kafka-ack-level", "use-ssl", "ca-location"),
     *("mechanism", "user-name", "password", "time_to_live", "max_retries", "retry_sleep_duration"),
 )
-EVENTS: Final = re.compile(r"s3:Object(Created|Removed|Lifecycle|Synced|Restore|Tagging)[A-Za-z:]*(:\*)?")
+EVENTS: Final = re.compile(r"s3:Object(Created|Removed|Lifecycle|Synced|Restore|Tagging)(:[A-Za-z]+)*(:\*|:[A-Za-z]+)")
 
 _DEFAULTS: Final = {PERSISTENT: "false", "verify-ssl": "true", "cloudevents": "false", "use-ssl": "false"}
 _NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,256}")
