@@ -93,6 +93,10 @@ def test_plain_http_is_not_answered(api: KubernetesApi, client: httpx.Client) ->
         (b"[]", 400, "BadRequest", "expected an object"),
         (b'{"kind": "Pod"}', 400, "BadRequest", "kind: expected ConfigMap at this path, seen 'Pod'"),
         (b'{"metadata": {"name": "x", "namespace": "y"}}', 400, "BadRequest", "metadata.namespace: expected default"),
+        (b'{"data": {"a": "1"}, "data": {}}', 400, "BadRequest", "the field 'data' is there twice"),
+        (b'{"data": {"a": NaN}}', 400, "BadRequest", "NaN is not a JSON value"),
+        (b"[" * 5_000 + b"]" * 5_000, 400, "BadRequest", "cannot be read as application/json"),
+        (b"[" * 150 + b"]" * 150, 400, "BadRequest", "expected 100 levels"),
         (b'{"metadata": {"name": "NO"}}', 422, "Invalid", "metadata.name"),
         (b'{"metadata": {"name": "x", "nmae": "y"}}', 400, "BadRequest", "not supported on one machine: metadata.nmae"),
     ],
@@ -122,6 +126,19 @@ def test_other_wrong_requests(client: httpx.Client) -> None:
     assert client.post(MAPS, params={"dryRun": "Some"}, json=config_map("x")).status_code == 400
     assert client.patch(f"{MAPS}/x", content=b"{}", headers={"content-type": "text/plain"}).status_code == 415
     assert client.request("TRACE", MAPS).status_code == 405
+
+
+def test_yaml_that_repeats_itself_without_end_is_refused(client: httpx.Client) -> None:
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{level}: &a{level} [{', '.join([f'*a{level - 1}'] * 10)}]" for level in range(1, 10)]
+    answer = client.post(MAPS, content="\n".join(lines), headers={"content-type": "application/yaml"})
+    assert answer.status_code == 400 and "values at most" in answer.json()["message"]
+
+
+def test_yaml_is_read_as_json_has_it(client: httpx.Client) -> None:
+    text = "metadata: {name: written-as-yaml, annotations: {when: '2026-01-01'}}\ndata: {2026-01-01: x, 1: y}"
+    answer = client.post(MAPS, content=text, headers={"content-type": "application/yaml"})
+    assert answer.status_code == 201 and sorted(answer.json()["data"].values()) == ["x", "y"]
 
 
 def test_a_body_beyond_the_limit_is_not_read(client: httpx.Client) -> None:

@@ -14,7 +14,9 @@ from typing import Any
 import pytest
 
 from testbed.processes import environment
+from whimbrel.core.errors import SettingsError
 from whimbrel.local.api import faults, kinds, selectors
+from whimbrel.local.api.server import open_storage
 from whimbrel.local.api.storage import Preconditions, Storage
 from whimbrel.local.api.watching import Watch, meaning, watch
 
@@ -357,3 +359,40 @@ def test_what_was_answered_survives_a_kill_and_versions_go_on(tmp_path: Path) ->
     assert len(storage.changes(kinds.LEASE, None, version - 100).items) >= 100
     assert int(storage.create(ISVC, an("digits"))["metadata"]["resourceVersion"]) > version
     storage.close()
+
+
+_FULL = """
+import resource, signal, sys
+from pathlib import Path
+from whimbrel.local.api import faults, kinds
+from whimbrel.local.api.storage import Storage
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # then a write beyond the limit fails, as on a full disk
+storage = Storage(Path(sys.argv[1]))
+limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, limits[1]))
+written = []
+try:
+    for number in range(100_000):
+        storage.create(kinds.CONFIG_MAP, {"metadata": {"name": f"c-{number}"}, "data": {"x": "y" * 5_000}})
+        written.append(f"c-{number}")
+except faults.ApiFault as fault:
+    print(fault.body()["message"])
+resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+storage.create(kinds.CONFIG_MAP, {"metadata": {"name": "after"}})
+names = {each["metadata"]["name"] for each in storage.list(kinds.CONFIG_MAP)}
+print(len(written) > 10, names == {*written, "after"})
+"""
+
+
+def test_a_full_disk_refuses_a_write_and_is_over_when_there_is_room(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", _FULL, str(tmp_path / "objects.db")]
+    ended = subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=120, check=False)
+    message, *rest = ended.stdout.splitlines()
+    assert "the object cannot be written" in message and "disk" in message, ended.stderr
+    assert rest == ["True True"]
+
+
+def test_a_file_of_another_kind_is_named(tmp_path: Path) -> None:
+    (tmp_path / "objects.db").write_bytes(b"not a database, by any means" * 100)
+    with pytest.raises(SettingsError, match="move it away, or choose another --state"):
+        open_storage(tmp_path)

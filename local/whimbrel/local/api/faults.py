@@ -129,6 +129,10 @@ class TooManyRequests(ApiFault):
     status, word = 429, "TooManyRequests"
 
 
+class Timeout(ApiFault):
+    status, word = 504, "Timeout"
+
+
 def named(kind: Kind, name: str) -> dict[str, Any]:
     """The details of a Status about one object."""
     return {"name": name, "group": kind.group, "kind": kind.plural}

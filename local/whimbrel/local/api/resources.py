@@ -50,8 +50,8 @@ class Resources:
         return Answer(tables.many(target.kind, form, page.items, metadata))
 
     def create(self, target: Target, form: Form, given: Object, options: WriteOptions) -> Answer:
-        if target.name is not None:
-            raise MethodNotAllowed("expected a POST to the collection, seen one to an object")
+        if target.name is not None or (target.kind.namespaced and target.namespace is None):
+            raise MethodNotAllowed("expected a POST to the collection of one namespace, seen another path")
         placed = _placed(target, given)
         accepted, warnings = admission.admitted(target.kind, placed, options.validation, self.judge)
         owned = ownership.tracked(None, accepted, options.field_manager)

@@ -45,9 +45,13 @@ class Rows:
     def __init__(self, path: Path, *, history_rows: int, history_bytes: int) -> None:
         path.touch(mode=0o600)
         self._sql = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
-        self._sql.execute("PRAGMA journal_mode=WAL")
-        self._sql.execute("PRAGMA synchronous=NORMAL")
-        self._sql.executescript(_SCHEMA)
+        try:
+            self._sql.execute("PRAGMA journal_mode=WAL")
+            self._sql.execute("PRAGMA synchronous=NORMAL")
+            self._sql.executescript(_SCHEMA)
+        except sqlite3.Error:
+            self._sql.close()
+            raise
         self._history_rows, self._history_bytes = history_rows, history_bytes
 
     def close(self) -> None:
@@ -59,10 +63,10 @@ class Rows:
         self._sql.execute("BEGIN IMMEDIATE")
         try:
             yield
-        except BaseException:
-            self._sql.execute("ROLLBACK")
-            raise
-        self._sql.execute("COMMIT" if keep else "ROLLBACK")
+            self._sql.execute("COMMIT" if keep else "ROLLBACK")
+        finally:
+            if self._sql.in_transaction:  # a full disk may have ended it already
+                self._sql.execute("ROLLBACK")
 
     def counter(self, name: str) -> int:
         return int(self._sql.execute("SELECT value FROM counters WHERE name = ?", (name,)).fetchone()[0])

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
 import uvicorn
 
+from whimbrel.core.errors import SettingsError
 from whimbrel.local.api import access
 from whimbrel.local.api.admission import Judge, by_table
 from whimbrel.local.api.application import Api
@@ -24,9 +26,15 @@ _KEEP_ALIVE_SECONDS = 75  # longer than clients keep idle connections, so that t
 
 
 def open_storage(state: Path) -> Storage:
-    """The objects of a state folder."""
+    """The objects of a state folder. Raises SettingsError where their file cannot be read."""
     state.mkdir(parents=True, exist_ok=True)
-    return Storage(state / "objects.db")
+    file = state / "objects.db"
+    try:
+        return Storage(file)
+    except (sqlite3.Error, OSError) as error:
+        raise SettingsError(
+            f"expected {file} to hold the objects of the API: {error}; move it away, or choose another --state"
+        ) from None
 
 
 class ApiServer:

@@ -6,6 +6,7 @@ Thread-safe, and blocking: an event loop calls it on a thread. Objects go in and
 from __future__ import annotations
 
 import json
+import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -14,7 +15,16 @@ from pathlib import Path
 
 from whimbrel.local.api import metadata as meta
 from whimbrel.local.api.deletion import Preconditions, Propagation, Transaction
-from whimbrel.local.api.faults import AlreadyExists, BadRequest, Forbidden, Gone, already_exists, conflict, not_found
+from whimbrel.local.api.faults import (
+    AlreadyExists,
+    ApiFault,
+    BadRequest,
+    Forbidden,
+    Gone,
+    already_exists,
+    conflict,
+    not_found,
+)
 from whimbrel.local.api.kinds import NAMESPACE, Kind
 from whimbrel.local.api.metadata import Object
 from whimbrel.local.api.rows import Row, Rows
@@ -211,9 +221,12 @@ class Storage:
     @contextmanager
     def _transaction(self, *, keep: bool) -> Iterator[Transaction]:
         with self._lock:
-            with self._rows.transaction(keep=keep):
-                transaction = Transaction(self._rows)
-                yield transaction
+            try:
+                with self._rows.transaction(keep=keep):
+                    transaction = Transaction(self._rows)
+                    yield transaction
+            except sqlite3.Error as error:
+                raise ApiFault(f"the object cannot be written: {error}; is the disk full?") from None
             listeners = [*self._listeners] if keep and transaction.wrote else []
         for listener in listeners:
             listener()
