@@ -11,7 +11,7 @@ PYTHON ?= $(shell for candidate in python3 python3.13 python3.12 python3.11; do 
 	&& { echo $$candidate; break; }; done)
 CODE := core predictors transformers eventing mlflow local kube loadtest cli tests benchmarks
 
-.PHONY: images wheel locks check-locks help demo up test hey services lint format storm bench bench-transformer bench-api bench-predictor clean
+.PHONY: images wheel locks check-locks help demo up test hey services lint format storm bench bench-transformer bench-api bench-predictor bench-sources clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -64,6 +64,9 @@ bench-api: $(VENV)/.dev ## measure the one-machine API with 1,000 objects; rewri
 
 bench-predictor: $(VENV)/.dev ## measure the predictor against a bare loop, and a swap under load; rewrites the tables in benchmarks/README.md
 	@PYTHONPATH=benchmarks $(BIN)/python benchmarks/predictor.py
+
+bench-sources: $(VENV)/.dev services ## measure the sources against one event at a time and the HTTP client alone; rewrites the table in benchmarks/README.md
+	@PYTHONPATH=benchmarks:tests/support $(BIN)/python benchmarks/sources.py
 
 # Images. make images REGISTRY=registry.example/team TAG=0.1.0 PYTHON_IMAGE=mirror.example/python:3.12-slim
 TAG ?= $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
+import multiprocessing
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 
 from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
 
@@ -14,10 +17,7 @@ PARTITIONS = 4  # of every topic: the mock's own number
 
 @dataclass(frozen=True)
 class Kafka:
-    """The cluster lives as long as the client inside which it runs."""
-
     brokers: str
-    cluster: Producer
 
     def produce(self, topic: str, records: Sequence[tuple[str, str | bytes]]) -> None:
         """Key and value each; the topic is made by its first record."""
@@ -45,9 +45,37 @@ class Kafka:
 
 
 @contextmanager
-def kafka_cluster(brokers: int = 1) -> Iterator[Kafka]:
+def kafka_cluster() -> Iterator[Kafka]:
+    """It lives on threads of this process, as long as the client inside which it runs."""
+    cluster = _cluster()
+    yield Kafka(_brokers(cluster))
+    del cluster
+
+
+@contextmanager
+def kafka_cluster_process() -> Iterator[Kafka]:
+    """The same, in a process of its own: for measurements of this one."""
+    here, there = multiprocessing.Pipe()
+    process = multiprocessing.get_context("spawn").Process(target=_hold, args=(there,), daemon=True)
+    process.start()
+    try:
+        yield Kafka(here.recv())
+    finally:
+        process.terminate()
+        process.join(10)
+
+
+def _hold(told: Connection) -> None:
+    cluster = _cluster()
+    told.send(_brokers(cluster))
+    threading.Event().wait()
+
+
+def _cluster() -> Producer:
     quiet = logging.getLogger("mock-kafka")
     quiet.setLevel(logging.CRITICAL)
-    cluster = Producer({"test.mock.num.brokers": brokers, "bootstrap.servers": "mock", "log_level": 0}, logger=quiet)
-    listed = cluster.list_topics(timeout=10).brokers.values()
-    yield Kafka(",".join(f"{broker.host}:{broker.port}" for broker in listed), cluster)
+    return Producer({"test.mock.num.brokers": 1, "bootstrap.servers": "mock", "log_level": 0}, logger=quiet)
+
+
+def _brokers(cluster: Producer) -> str:
+    return ",".join(f"{broker.host}:{broker.port}" for broker in cluster.list_topics(timeout=10).brokers.values())
