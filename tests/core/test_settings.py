@@ -14,6 +14,7 @@ class ProbeSettings(S3Settings, ServerSettings):
 
     bucket: str = Field(pattern="^[a-z]+$", description="bucket to look at")
     top_k: int = Field(default=5, ge=1, le=100, description="labels a picture")
+    watched: bool = Field(default=False, description="whether anybody looks")
     hosts: CommaSeparated = Field(default=(), description="hosts that URLs may name")
     _split = field_validator("hosts", mode="before")(split_commas)
 
@@ -31,6 +32,12 @@ def test_the_command_line_wins_over_the_environment_and_both_spellings_count(mon
 
     assert (settings.bucket, settings.top_k, settings.hosts) == ("photos", 7, ("a.example", "b.example"))
     assert settings.s3_endpoint == "http://store:9000"
+
+
+def test_a_setting_that_is_true_or_false_may_stand_alone() -> None:
+    assert probe("--bucket", "b").watched is False
+    assert probe("--watched", "--bucket", "b").watched is True
+    assert probe("--bucket", "b", "--watched", "false").watched is False
 
 
 def test_the_port_is_also_where_knative_puts_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -325,7 +325,7 @@ class RollingClient(threading.Thread):
 
 
 def test_the_stages_of_the_start_are_logged(tmp_path: Path) -> None:
-    with running_predictor(tmp_path / "log", "--timing", "true") as predictor:
+    with running_predictor(tmp_path / "log", "--timing") as predictor:
         line = next(line for line in predictor.process.output().splitlines() if "timing: before" in line)
 
     assert all(stage in line for stage in ("look", "import, fetch and verify", "build", "warm up", "ready after"))

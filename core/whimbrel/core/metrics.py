@@ -69,6 +69,9 @@ PREDICTOR_RESIDENT_BYTES = Gauge(
     ["model", "version"],
 )
 PREDICTOR_FREE_BYTES = Gauge("whimbrel_predictor_free_bytes", "Memory that one more version may take", ["model"])
+PREDICTOR_DEVICE_FAILING = Gauge(
+    "whimbrel_predictor_device_failing", "1 while the device does not compute: neither ready nor live", ["model"]
+)
 PREDICTOR_QUEUED_IMAGES = Gauge("whimbrel_predictor_queued_images", "Images that wait now", ["model", "version"])
 PREDICTOR_LOADS = Counter(
     "whimbrel_predictor_loads", "Loads of versions by outcome (loaded, failed)", ["model", "outcome"]

@@ -108,8 +108,10 @@ def _parse_arguments(settings_class: type[ComponentSettings], arguments: Sequenc
     for name, field in settings_class.model_fields.items():
         default = "required" if field.is_required() else f"default: {field.default}"
         spellings = list(dict.fromkeys([option_name(name), "--" + name]))
+        alone: dict[str, Any] = {"nargs": "?", "const": "true"} if field.annotation is bool else {}
         parser.add_argument(
             *spellings,
+            **alone,  # `--timing` is `--timing true`
             dest=name,
             metavar="VALUE",
             default=argparse.SUPPRESS,

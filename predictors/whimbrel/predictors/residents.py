@@ -20,7 +20,12 @@ from typing import Any, TypeVar
 
 from whimbrel.core import package_cache
 from whimbrel.core.errors import InputRefused, NotFound, Unavailable, WhimbrelError
-from whimbrel.core.metrics import PREDICTOR_FREE_BYTES, PREDICTOR_LOADS, PREDICTOR_SWAP_SECONDS
+from whimbrel.core.metrics import (
+    PREDICTOR_DEVICE_FAILING,
+    PREDICTOR_FREE_BYTES,
+    PREDICTOR_LOADS,
+    PREDICTOR_SWAP_SECONDS,
+)
 from whimbrel.predictors import memory, sources
 from whimbrel.predictors.batcher import Batcher, DeviceThreads, batching
 from whimbrel.predictors.device_health import DeviceHealth
@@ -79,6 +84,8 @@ class Residents:
         self.failure: Failure | None = None
         self.stages = Stages()  # of the last load
         self.metrics = VersionMetrics(settings.model_name)
+        failing = PREDICTOR_DEVICE_FAILING.labels(settings.model_name)
+        failing.set_function(lambda: self.health.failing is not None)
         self._change: asyncio.Task[None] | None = None
         self._ending = threading.Event()
 
