@@ -16,7 +16,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route as Path
 
 from whimbrel.core.sockets import listening_socket
-from whimbrel.local.ingress.http1 import Gate
+from whimbrel.local.ingress.gate import Gate
 from whimbrel.local.ingress.listener import Listener
 from whimbrel.local.ingress.replicas import Replica, Replicas
 from whimbrel.local.ingress.routes import Route, Routes, Share

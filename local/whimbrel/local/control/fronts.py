@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Sequence
 
 from whimbrel.local.control.passes import Key, RoutePlan
-from whimbrel.local.ingress.http1 import Gate
+from whimbrel.local.ingress.gate import Gate
 from whimbrel.local.ingress.listener import Listener
 from whimbrel.local.ingress.replicas import Replicas
 from whimbrel.local.ingress.routes import Route, Routes, Share

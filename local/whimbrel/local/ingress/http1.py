@@ -12,15 +12,15 @@ import contextlib
 import http
 import logging
 from collections import deque
-from dataclasses import dataclass, field
-from typing import cast
+from typing import Protocol, cast
 
 import httptools
 
-from whimbrel.local import loopback
-from whimbrel.local.ingress.outbound import Broken, Outbound, Pool
-from whimbrel.local.ingress.replicas import Overflow, Replica, Replicas
-from whimbrel.local.ingress.routes import Failure, Route, Routes
+from whimbrel.local.ingress import h2c
+from whimbrel.local.ingress.gate import Gate
+from whimbrel.local.ingress.http2 import PREFACE
+from whimbrel.local.ingress.outbound import Broken, Outbound
+from whimbrel.local.ingress.routes import Failure
 
 logger = logging.getLogger(__name__)
 
@@ -30,47 +30,21 @@ _HOP_BY_HOP = frozenset(
 )
 _MOST_HEAD_BYTES = 64 * 1024
 _HIGH_WATER = 256 * 1024
-_CONNECT_SECONDS = 5.0
-_REFUSED_PAUSE_SECONDS = 0.02
 _MOST_PIPELINED = 64
 
 
-@dataclass
-class Gate:
-    """What every connection shares. `service` of a connection names the one service behind its port."""
+class Client(Protocol):
+    """An open connection of any protocol, to be ended with its port."""
 
-    routes: Routes
-    wait_seconds: float
-    max_in_flight: int
-    pool: Pool = field(default_factory=Pool)
-    in_flight: int = 0
+    def end_when_idle(self) -> None: ...
 
-    def route(self, service: str | None, host: str) -> Route:
-        """Raises Failure. On a port of a service's own the Host is no route, but has to be a loopback name."""
-        if service is None:
-            return self.routes.at_host(host)
-        if reason := loopback.refusal(host):
-            raise Failure(403, reason)
-        return self.routes.of_service(service)
-
-    async def place(self, route: Route, replicas: Replicas, deadline: float) -> Replica:
-        """A place at a process of `replicas`. Raises Failure."""
-        left = deadline - asyncio.get_running_loop().time()
-        try:
-            replica = await replicas.take(left) if left > 0 else None
-        except Overflow:
-            raise Failure(
-                503, f"{route.name}: too many requests wait for {replicas.name}", retry_after_seconds=1
-            ) from None
-        if replica is None:
-            raise Failure(503, f"{route.name} is not ready", retry_after_seconds=1)
-        return replica
+    def cut(self) -> None: ...
 
 
 class Inbound(asyncio.Protocol):
     """One client's connection; `service` is the one behind this port, None where the Host tells."""
 
-    def __init__(self, gate: Gate, service: str | None, open_connections: set[Inbound]) -> None:
+    def __init__(self, gate: Gate, service: str | None, open_connections: set[Client]) -> None:
         self.gate, self.service = gate, service
         self._open = open_connections
         self._parser = httptools.HttpRequestParser(self)
@@ -78,6 +52,7 @@ class Inbound(asyncio.Protocol):
         self._exchanges: deque[Exchange] = deque()
         self._head_bytes = 0
         self._ending = False
+        self._beginning: bytes | None = b""  # until it is known which protocol this is
 
     @property
     def idle(self) -> bool:
@@ -128,12 +103,30 @@ class Inbound(asyncio.Protocol):
         self._open.add(self)
 
     def data_received(self, data: bytes) -> None:
+        if self._beginning is not None:
+            data = self._beginning + data
+            if data.startswith(PREFACE):
+                self._become_http2(data)
+                return
+            self._beginning = data if PREFACE.startswith(data) else None
+            if self._beginning is not None:
+                return
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
             self._refuse(501, "expected HTTP/1.1 without an upgrade to another protocol")
         except httptools.HttpParserError as error:
             self._refuse(400, f"expected HTTP/1.1: {error}")
+
+    def _become_http2(self, data: bytes) -> None:
+        transport = self._transport
+        if transport is None:
+            return
+        self._open.discard(self)
+        client = h2c.Inbound(self.gate, self.service, self._open)
+        transport.set_protocol(client.connection)
+        client.connection.connection_made(transport)
+        client.connection.data_received(data)
 
     def eof_received(self) -> None:
         return None  # and the transport closes
@@ -287,19 +280,14 @@ class Exchange:
 
     async def _run(self) -> None:
         gate = self._client.gate
-        if gate.in_flight >= gate.max_in_flight:
-            self._fail(Failure(503, f"{gate.max_in_flight} requests wait already", retry_after_seconds=1))
-            return
-        gate.in_flight += 1
         try:
-            await self._exchange(gate)
+            with gate.counted():
+                await self._exchange(gate)
         except Failure as failure:
             self._fail(failure)
         except (Broken, OSError) as error:
             logger.warning("a process ended in the middle of a request: %s", error)
             self._fail(Failure(502, f"the process ended in the middle of the request: {error}"))
-        finally:
-            gate.in_flight -= 1
 
     async def _exchange(self, gate: Gate) -> None:
         route = gate.route(self._client.service, self._host())
@@ -308,7 +296,9 @@ class Exchange:
         replicas.arrive(clock())
         try:
             async with asyncio.timeout(route.timeout_seconds) as limit:
-                replica, outbound = await self._reach(gate, route, replicas)
+                replica, outbound = await gate.reach(
+                    route, replicas, lambda address: gate.pool.connect(address.http_port)
+                )
                 try:
                     self._send(outbound)
                     await outbound.head
@@ -323,22 +313,6 @@ class Exchange:
             raise Failure(504, f"{route.name}: no answer within {route.timeout_seconds:g} s") from None
         finally:
             replicas.leave(clock())
-
-    async def _reach(self, gate: Gate, route: Route, replicas: Replicas) -> tuple[Replica, Outbound]:
-        """A place and a connection to its process, tried again while the connection is refused."""
-        clock = asyncio.get_running_loop().time
-        deadline = clock() + min(gate.wait_seconds, route.timeout_seconds)
-        while True:
-            replica = await gate.place(route, replicas, deadline)
-            try:
-                async with asyncio.timeout(_CONNECT_SECONDS):
-                    return replica, await gate.pool.connect(replica.address.http_port)
-            except (OSError, TimeoutError):
-                replicas.give_back(replica)
-                await asyncio.sleep(_REFUSED_PAUSE_SECONDS)
-            except BaseException:
-                replicas.give_back(replica)
-                raise
 
     def _send(self, outbound: Outbound) -> None:
         """The head and what has come of the body; the rest follows as it comes."""

@@ -6,7 +6,8 @@ import asyncio
 import contextlib
 import socket
 
-from whimbrel.local.ingress.http1 import Gate, Inbound
+from whimbrel.local.ingress.gate import Gate
+from whimbrel.local.ingress.http1 import Client, Inbound
 
 _DRAIN_SECONDS = 5.0
 _POLL_SECONDS = 0.01
@@ -17,7 +18,7 @@ class Listener:
 
     def __init__(self, gate: Gate, listening: socket.socket, service: str | None = None) -> None:
         self._gate, self._socket, self._service = gate, listening, service
-        self._open: set[Inbound] = set()
+        self._open: set[Client] = set()
         self._server: asyncio.Server | None = None
 
     async def start(self) -> None:
