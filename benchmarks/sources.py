@@ -20,11 +20,11 @@ from report import machine, spread, write_section
 from testbed.kafka import Kafka, kafka_cluster_process
 from testbed.rabbitmq import RabbitMq, rabbitmq_node
 from whimbrel.core.cloudevent import Event, binary
+from whimbrel.eventing.amqp import AmqpSourceSettings
 from whimbrel.eventing.delivery import http_client
 from whimbrel.eventing.notifications import read_notification
 from whimbrel.eventing.settings import DeliverySettings
 from whimbrel.eventing.source_process import deliver_all
-from whimbrel.eventing.amqp import AmqpSourceSettings
 from whimbrel.eventing.sources.amqp import AmqpUpstream
 from whimbrel.eventing.sources.kafka import KafkaSourceSettings, KafkaUpstream
 from whimbrel.eventing.upstream import Message, Upstream

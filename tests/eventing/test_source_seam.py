@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import json
+import math
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -37,6 +40,7 @@ class ListUpstream:
         self.returned: list[tuple[Message, float]] = []
         self.extended: list[Message] = []
         self.away = away
+        self.lost = self.breaks = False
 
     async def open(self) -> None:
         """Always there."""
@@ -48,13 +52,15 @@ class ListUpstream:
         return messages
 
     def read(self, message: Message) -> list[Event | Unreadable]:
+        if self.breaks:
+            raise KeyError("surprise")
         body = message.body.decode()
         if body == "junk":
             return [Unreadable(message.body, InputRefused("expected sense"))]
         return [Event(id=body, source="/list", type="t", subject=body)]
 
     def holds(self, message: Message) -> bool:
-        return True
+        return not self.lost
 
     async def accept(self, messages: Sequence[Message]) -> None:
         self._answer()
@@ -141,6 +147,67 @@ async def test_the_grace_bounds_the_stop() -> None:
         await work(upstream, sink.url, lambda: _seen(sink) == 2, grace_seconds=0.05)
     assert sorted((message.body, delay) for message, delay in upstream.returned) == [(b"a", 0), (b"b", 0)]
     assert upstream.accepted == []
+
+
+async def test_an_event_is_tried_here_as_long_as_the_upstream_holds_it() -> None:
+    upstream = ListUpstream(["bad", "a"])
+    upstream.hold_seconds = math.inf
+    healed = threading.Event()
+
+    def script(event: Event, attempt: int) -> Reply:
+        return Reply(503 if event.subject == "bad" and not healed.is_set() else 202)
+
+    def until() -> bool:
+        if attempts(sink, "bad") > 9:  # more than two rounds
+            healed.set()
+        return len(upstream.accepted) == 2
+
+    with scripted_sink(script) as sink:
+        await work(upstream, sink.url, until)
+    assert upstream.returned == []
+
+
+async def test_what_is_exhausted_becomes_a_dead_letter_with_its_last_error() -> None:
+    upstream = ListUpstream(["bad", "gone"])
+    upstream.hold_seconds = math.inf
+
+    def script(event: Event, attempt: int) -> Reply:
+        return Reply(500, b"no") if event.subject == "bad" else Reply(503)
+
+    with scripted_sink(script) as sink, scripted_sink() as letters:
+        await work(upstream, sink.url, lambda: len(upstream.accepted) == 2, dead_letter_sink=letters.url, max_rounds=4)
+    by_subject = {letter.subject: letter.extensions for letter in letters.accepted}
+    # They had come three times before: the third and the fourth round are made here.
+    assert {subject: attempts(sink, subject) for subject in ("bad", "gone")} == {"bad": 6, "gone": 6}
+    assert by_subject["bad"]["whimbrelattempts"] == "12"
+    assert (by_subject["bad"]["knativeerrorcode"], by_subject["gone"]["knativeerrorcode"]) == ("500", "503")
+    assert base64.b64decode(by_subject["bad"]["knativeerrordata"]) == b"no"
+    assert json.loads(base64.b64decode(by_subject["gone"]["knativeerrordata"]))["reason"] == "Exhausted"
+
+
+async def test_what_the_upstream_lost_is_not_delivered_once_more() -> None:
+    upstream = ListUpstream(["bad"])
+    upstream.hold_seconds = math.inf
+
+    def lose_it(event: Event, attempt: int) -> Reply:
+        upstream.lost = True
+        return Reply(500)
+
+    with scripted_sink(lose_it) as sink:
+        await work(upstream, sink.url, lambda: upstream.returned)
+        assert attempts(sink, "bad") == 3
+
+
+async def test_a_read_that_raises_is_an_unreadable_message() -> None:
+    upstream = ListUpstream(["a"])
+    upstream.breaks = True
+    with scripted_sink() as sink:
+        await work(upstream, sink.url, lambda: upstream.accepted)
+    assert [event.type for event in sink.accepted] == [UNREADABLE_TYPE]
+
+
+def attempts(sink: ScriptedSink, subject: str) -> int:
+    return len([event for event in sink.received if event.subject == subject])
 
 
 def _seen(sink: ScriptedSink) -> int:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass
 from urllib.parse import quote, unquote, urlsplit
 
 from whimbrel.core.errors import InputRefused
 
 MAX_KEY_BYTES = 1024  # S3's own limit on the UTF-8 form of a key
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +68,7 @@ def check_key(key: str) -> None:
         raise InputRefused(f"expected an object key in UTF-8, seen {key!r}") from None
     if len(encoded) > MAX_KEY_BYTES:
         raise InputRefused(f"expected an object key of at most {MAX_KEY_BYTES} bytes, seen {len(encoded)}")
-    if any(ord(character) < 32 or ord(character) == 127 for character in key):
+    if _CONTROL.search(key):
         raise InputRefused(f"expected an object key without control characters, seen {key!r}")
 
 
