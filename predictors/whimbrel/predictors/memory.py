@@ -38,9 +38,10 @@ def ran_short(error: BaseException | None) -> bool:
 
 
 @functools.cache
-def keep_modules() -> None:
-    """Once, when the modules that a network needs are imported, and before the first is built: they stay for good,
-    so that no later collection, which holds up every thread, looks at them again. From here on there are some."""
+def keep_modules(*, with_torch: bool) -> None:
+    """Once each, when the modules that a network needs are imported, and before the first of its kind is built: they
+    stay for good, so that no later collection, which holds up every thread, looks at them again. From here on there
+    are collections."""
     gc.collect()
     gc.freeze()
     gc.enable()

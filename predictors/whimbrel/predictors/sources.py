@@ -98,7 +98,7 @@ def import_modules(needs: Needs) -> None:
     """Import what builds the network; torch is also who knows how much memory is free."""
     for name in needs.modules:
         importlib.import_module(name)
-    memory.keep_modules()
+    memory.keep_modules(with_torch=bool(needs.modules))
 
 
 def locate(source: Source, settings: PredictorSettings, check: Callable[[], None] = go_on) -> Located:
