@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -54,15 +54,16 @@ class Api:
     ) -> None:
         self._storage, self._access, self._settings, self._logs = storage, access, settings, logs
         self._resources = Resources(storage, judge)
-        self._in_flight = self._streams = self._unanswered = 0
-        self._places: set[Watch] = set()
+        self._in_flight = self._unanswered = 0
+        self._streams: dict[int, Watch | None] = {}
         self._stopping = False
 
     def stop(self) -> None:
         """End every watch and followed log, so that clients come back to the next server."""
         self._stopping = True
-        for place in [*self._places]:
-            place.stop()
+        for place in [*self._streams.values()]:
+            if place is not None:
+                place.stop()
 
     @property
     def is_idle(self) -> bool:
@@ -71,14 +72,16 @@ class Api:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return
+        request = Request(scope, receive)
         self._unanswered += 1
         try:
-            response = await self._answered(Request(scope, receive))
+            response = await self._answered(request)
             await response(scope, receive, send)
         except ClientDisconnect:
             return
         finally:
             self._unanswered -= 1
+            self._streams.pop(id(request), None)
 
     async def _answered(self, request: Request) -> Response:
         try:
@@ -143,6 +146,7 @@ class Api:
         wanted = options.list_options(request.query_params, target.name)
         if wanted.watch:
             return await self._watched(
+                request,
                 partial(
                     WatchStream,
                     self._storage,
@@ -151,32 +155,26 @@ class Api:
                     wanted,
                     seconds=self._settings.watch_seconds,
                     bookmarks=self._settings.bookmark_seconds,
-                )
+                ),
             )
         if target.name is not None:
             return await _on_thread(self._resources.get, target, form)
         return await _on_thread(self._resources.list, target, form, wanted)
 
-    async def _watched(self, start: Callable[[], WatchStream]) -> Response:
-        if self._streams >= self._settings.max_watches:
-            raise TooManyRequests(f"expected at most {self._settings.max_watches} watches", retry_after_seconds=5)
+    async def _watched(self, request: Request, start: Callable[[], WatchStream]) -> Response:
+        self._count_stream(request)
         stream = await asyncio.to_thread(start)
-        return StreamingResponse(self._streamed(stream.lines(), stream.place), media_type="application/json")
+        self._streams[id(request)] = stream.place
+        if self._stopping:
+            stream.place.stop()
+        return StreamingResponse(stream.lines(), media_type="application/json")
 
-    async def _streamed(self, lines: AsyncIterator[bytes], place: Watch | None = None) -> AsyncIterator[bytes]:
-        """Counted for as long as its client reads."""
-        self._streams += 1
-        if place is not None:
-            self._places.add(place)
-        try:
-            if self._stopping and place is not None:
-                place.stop()
-            async for line in lines:
-                yield line
-        finally:
-            self._streams -= 1
-            if place is not None:
-                self._places.discard(place)
+    def _count_stream(self, request: Request) -> None:
+        """Until the request is answered, which takes as long as its client reads. Raises TooManyRequests."""
+        if len(self._streams) >= self._settings.max_watches:
+            most = f"expected at most {self._settings.max_watches} watches and followed logs"
+            raise TooManyRequests(most, retry_after_seconds=5)
+        self._streams[id(request)] = None
 
     async def _create(self, request: Request, target: Target) -> Response:
         given, wanted, form = await self._written(request)
@@ -209,11 +207,10 @@ class Api:
         pod = await asyncio.to_thread(self._storage.get, POD, namespace, name)
         container = pod_logs.container_of(pod, wanted.container)
         path = self._logs(namespace, name, container, previous=wanted.previous)
-        if self._streams >= self._settings.max_watches:
-            raise TooManyRequests("too many logs are followed", retry_after_seconds=5)
+        self._count_stream(request)
         file = await asyncio.to_thread(pod_logs.opened, path, name, wanted)
         lines = pod_logs.lines(file, wanted, partial(self._is_written, namespace, name, pod["metadata"]["uid"]))
-        return StreamingResponse(self._streamed(lines), media_type="text/plain")
+        return StreamingResponse(lines, media_type="text/plain")
 
     def _is_written(self, namespace: str, name: str, uid: str) -> bool:
         """Whether this very pod is still there and has not ended."""
@@ -243,4 +240,5 @@ def _form(request: Request) -> tables.Form:
 
 
 async def _on_thread(verb: Callable[..., Answer], *arguments: Any) -> Response:
-    return bodies.written(await asyncio.to_thread(verb, *arguments))
+    """Writing a long answer takes its time too."""
+    return await asyncio.to_thread(lambda: bodies.written(verb(*arguments)))
