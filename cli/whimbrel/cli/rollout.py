@@ -15,6 +15,7 @@ from whimbrel.cli.connection import Connection, connect
 from whimbrel.cli.console import Output, add_rows, out, print_json, say, table
 from whimbrel.cli.options import DEFAULT_STATE, RESULTS, OutputFormat, ResultsBucket, State
 from whimbrel.core.errors import InputRefused, NotFound
+from whimbrel.core.settings import load
 from whimbrel.kube.kinds import MODEL_ROLLOUT
 
 if TYPE_CHECKING:
@@ -176,16 +177,34 @@ for _command, _says, _change_of in (
     app.command(_command)(_deciding(_command, _says, _change_of))
 
 
-@app.command(
-    name="run",
-    add_help_option=False,
-    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
-)
-def run_command(context: typer.Context) -> None:
-    """Carry out the rollouts of a namespace until stopped; the controller. See 'whimbrel rollout run --help'."""
-    from whimbrel.mlflow.__main__ import main
+@app.command(name="run")
+def run_command(
+    poll_seconds: Annotated[float, typer.Option(min=0.05, max=300, help="between two rounds")] = 2.0,
+    in_cluster: Annotated[bool, typer.Option("--in-cluster", help="reach services by their inner addresses")] = False,
+    namespace: Namespace = None,
+    kubeconfig: Kubeconfig = None,
+    context: Context = None,
+    state: State = DEFAULT_STATE,
+) -> None:
+    """Carry out the rollouts of a namespace until stopped: the controller."""
+    from whimbrel.core import logs
+    from whimbrel.mlflow.rollout.controller import RolloutSettings, control
 
-    raise typer.Exit(main(["rollouts", *context.args]))
+    connection = connect(state)
+    arguments = [
+        f"--poll-seconds={poll_seconds}",
+        f"--in-cluster={in_cluster}",
+        f"--mlflow-tracking-uri={connection.tracking_uri()}",
+    ]
+    arguments += [f"--namespace={namespace}"] if namespace else []
+    settings = load(RolloutSettings, arguments, program="whimbrel rollout run")
+    logs.configure("rollouts", settings.log_level)
+
+    async def carry_out() -> None:
+        async with cluster(kubeconfig, context, state) as client:
+            await control(client, settings)
+
+    run(carry_out())
 
 
 async def _start(

@@ -7,7 +7,9 @@ the model pointer are written only by the one who read what it replaces.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import signal
 from collections.abc import Set as AbstractSet
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
@@ -20,6 +22,7 @@ from whimbrel.core.errors import InputRefused, WhimbrelError
 from whimbrel.core.logs import log_fields
 from whimbrel.core.model_pointer import PointerStore
 from whimbrel.core.references import ObjectRef
+from whimbrel.core.s3 import s3_client
 from whimbrel.core.settings import S3Settings
 from whimbrel.kube.answers import Conflict
 from whimbrel.kube.client import Client, Object
@@ -51,6 +54,22 @@ class RolloutSettings(S3Settings):
     mlflow_tracking_uri: str | None = Field(default=None, description="registry whose aliases follow the outcome")
     poll_seconds: float = Field(default=2.0, gt=0, le=300, description="between two rounds")
     in_cluster: bool = Field(default=False, description="reach services by their addresses inside the cluster")
+
+
+async def control(cluster: Client, settings: RolloutSettings) -> None:
+    """Carry out rollouts until SIGTERM or SIGINT."""
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    running = asyncio.create_task(Controller(cluster, s3_client(settings), settings).run())
+    stopped = asyncio.create_task(stop.wait())
+    await asyncio.wait([running, stopped], return_when=asyncio.FIRST_COMPLETED)
+    stopped.cancel()
+    if running.done():
+        running.result()
+    running.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await running
 
 
 class Controller:
@@ -85,6 +104,7 @@ class Controller:
 
     async def _tried(self, found: Object) -> set[str]:
         """The uid of a rollout that goes on."""
+        rollout: ModelRollout | None = None
         try:
             rollout = parse(found)
             if rollout.ended:
@@ -93,8 +113,16 @@ class Controller:
         except Conflict:
             pass  # another was faster: the next round sees what it wrote
         except WhimbrelError as error:
-            logger.warning("%s", error)
+            await self._tell(rollout, str(error))
         return {found["metadata"]["uid"]}
+
+    async def _tell(self, rollout: ModelRollout | None, trouble: str) -> None:
+        """In the status, where it is read, as far as there is one."""
+        if rollout is None or rollout.status.message != trouble:
+            logger.warning("%s", trouble)
+        if rollout is not None and rollout.status.message != trouble:
+            with contextlib.suppress(WhimbrelError):
+                await self._write(rollout, rollout.status.model_copy(update={"message": trouble}))
 
     async def _reconcile(self, rollout: ModelRollout) -> None:
         mover = self._mover(rollout.spec)
