@@ -38,8 +38,10 @@ class AmqpSourceSettings(DeliverySettings):
     """Receives S3 notifications from a RabbitMQ queue and posts each object event to a sink as a CloudEvent."""
 
     amqp_url: Annotated[str, Field(pattern=r"^amqps?://\S+$")] = Field(
-        description="amqp:// or amqps://USER:PASSWORD@HOST:PORT/VHOST of the broker"
+        description="amqp:// or amqps://HOST:PORT/VHOST of the broker"
     )
+    amqp_username: str | None = Field(default=None, description="user, unless it is in the URL")
+    amqp_password: str | None = Field(default=None, description="its password")
     amqp_queue: str = Field(min_length=1, max_length=255, description="name of the queue")
     amqp_declare: bool = Field(
         default=False, description="make the queue, and its binding, where it is absent; else it has to be there"
@@ -178,6 +180,8 @@ class Link:
 
 async def connect(settings: AmqpSourceSettings, generation: int) -> Link:
     url = URL(settings.amqp_url).update_query(heartbeat=str(settings.amqp_heartbeat_seconds))
+    if settings.amqp_username is not None:
+        url = url.with_user(settings.amqp_username).with_password(settings.amqp_password)
     context = _tls(settings) if url.scheme == "amqps" else None
     properties: Any = {"connection_name": "whimbrel source amqp"}
     connection = await aio_pika.connect(

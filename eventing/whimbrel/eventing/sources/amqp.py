@@ -55,7 +55,7 @@ class AmqpUpstream:
         except aio_pika.exceptions.ChannelPreconditionFailed as error:
             raise Unavailable(f"{queue} cannot be made or consumed as set ({error})") from error
         except (aio_pika.exceptions.ProbableAuthenticationError, aio_pika.exceptions.AuthenticationError) as error:
-            raise Unavailable(f"{queue}: the broker refused user or password of WHIMBREL_AMQP_URL") from error
+            raise Unavailable(f"{queue}: the broker refused user or password") from error
         except GONE as error:
             raise Unavailable(f"{queue}: no broker answers ({type(error).__name__} {error})") from error
 
