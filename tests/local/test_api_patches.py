@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import copy
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from whimbrel.local import fields
 from whimbrel.local.api import columns, faults, kinds, ownership, patches, protobuf, strategic
 from whimbrel.local.api.kinds import Column
 from whimbrel.local.api.paths import Target, parse
@@ -236,6 +239,23 @@ def test_every_column_of_every_kind_can_be_read() -> None:
     for kind in kinds.KINDS:
         cells = {column.name: columns.cell(column, empty, NOW) for column in kind.columns}
         assert cells.get("Age", "0s") == "0s"
+
+
+def test_the_model_rollout_is_as_its_definition_says() -> None:
+    file = Path(__file__).parents[2] / "manifests" / "components" / "rollout-controller" / "modelrollout.yaml"
+    spec = yaml.safe_load(file.read_text())["spec"]
+    (version,) = spec["versions"]
+    kind = kinds.MODEL_ROLLOUT
+    assert (kind.group, kind.plural, list(kind.short_names)) == (
+        *(spec["group"], spec["names"]["plural"]),
+        spec["names"]["shortNames"],
+    )
+    assert [(each.name, each.path, each.type, each.priority) for each in kind.columns] == [
+        (each["name"], each["jsonPath"], each["type"], each.get("priority", 0))
+        for each in version["additionalPrinterColumns"]
+    ]
+    known = {path.split(".")[1] for path in fields.HONOURED["ModelRollout"]}
+    assert known == version["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"].keys()
 
 
 @pytest.mark.parametrize(

@@ -243,11 +243,12 @@ SINK_BINDING = Kind(
 )
 MODEL_ROLLOUT = Kind(
     *("rollout.whimbrel.dev", "v1", "ModelRollout", "modelrollouts", ("mr",)),
-    categories=("all", "whimbrel"),
+    categories=("whimbrel",),
     columns=(
+        Column("Model", ".spec.model"),
         Column("Phase", ".status.phase"),
-        Column("Step", ".status.step"),
-        READY,
+        Column("Percent", ".status.percent", "integer"),
+        Column("Message", ".status.message", priority=1),
         AGE,
     ),
 )
