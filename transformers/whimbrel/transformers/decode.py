@@ -19,7 +19,7 @@ from whimbrel.transformers.colours import to_rgb
 from whimbrel.transformers.containers.contents import Contents
 from whimbrel.transformers.containers.polyglot import second_format
 from whimbrel.transformers.formats import DECODABLE, FORMATS, image_format
-from whimbrel.transformers.resize import SIDES_SWAPPED, is_turned_first, resize, scaled_size
+from whimbrel.transformers.resize import SIDES_SWAPPED, is_turned_first, resize, scaled_size, upright
 
 # `open_image` refuses by our own limit, where Pillow's would warn first.
 Image.MAX_IMAGE_PIXELS = None
@@ -51,13 +51,13 @@ class OpenedImage:
     memory: int
 
 
-def decode(content: bytes, preset: Preset, limits: Limits) -> NDArray[np.uint8]:
-    """Both steps. (height, width, 3) uint8 RGB. Raises as the two do."""
+def decode(content: bytes, preset: Preset | None, limits: Limits) -> NDArray[np.uint8]:
+    """Both steps. (height, width, 3) uint8 RGB; without a preset in its own size. Raises as the two do."""
     return prepare(open_image(content, preset, limits), preset, limits)
 
 
-def open_image(content: bytes, preset: Preset, limits: Limits) -> OpenedImage:
-    """Take the file apart; choose the smallest scale of a JPEG that `preset` allows.
+def open_image(content: bytes, preset: Preset | None, limits: Limits) -> OpenedImage:
+    """Take the file apart; choose the smallest scale of a JPEG that `preset` allows, its own without a preset.
 
     Raises PayloadTooLarge (413), UnsupportedImage (415: empty, of no allowed format, or of another one besides) or
     UndecodableImage (422).
@@ -77,7 +77,7 @@ def open_image(content: bytes, preset: Preset, limits: Limits) -> OpenedImage:
         image = Image.open(BytesIO(contents.content), formats=[FORMATS[format_].pillow_name])
         if image.size != (contents.width, contents.height):
             raise ValueError(f"{image.width} x {image.height} or {contents.width} x {contents.height} pixels")
-        if format_ == "jpeg":
+        if format_ == "jpeg" and preset is not None:
             image.draft(None, _least_size(contents, preset))
     except Exception as error:  # Pillow lets out what its parsers meet: struct.error, KeyError, SyntaxError and more
         raise _undecodable(format_, error) from None
@@ -85,7 +85,7 @@ def open_image(content: bytes, preset: Preset, limits: Limits) -> OpenedImage:
     return OpenedImage(image, format_, contents.orientation, contents.inverted, memory)
 
 
-def prepare(opened: OpenedImage, preset: Preset, limits: Limits) -> NDArray[np.uint8]:
+def prepare(opened: OpenedImage, preset: Preset | None, limits: Limits) -> NDArray[np.uint8]:
     """Decode, lay over the background, resize, turn upright: (height, width, 3) uint8 RGB.
 
     Raises UndecodableImage with the decoder's reason. `opened` cannot be used again.
@@ -98,7 +98,8 @@ def prepare(opened: OpenedImage, preset: Preset, limits: Limits) -> NDArray[np.u
             raise
         except Exception as error:
             raise _undecodable(opened.format, error) from None
-    return np.asarray(resize(rgb, preset, opened.orientation), dtype=np.uint8)
+    turned = upright(rgb, opened.orientation) if preset is None else resize(rgb, preset, opened.orientation)
+    return np.asarray(turned, dtype=np.uint8)
 
 
 def _undecodable(format_: str, error: Exception) -> UndecodableImage:
@@ -124,9 +125,11 @@ def _least_size(contents: Contents, preset: Preset) -> tuple[int, int]:
     return height, width
 
 
-def _memory(image: Image.Image, contents: Contents, preset: Preset) -> int:
+def _memory(image: Image.Image, contents: Contents, preset: Preset | None) -> int:
     """The decoder's workspace, the picture, its copies in RGB and upright, and what resizing makes of it."""
     pixels = image.width * image.height
+    if preset is None:  # in RGB, upright and as an array
+        return _LEAST_BYTES + contents.workspace + pixels * (_BYTES_A_PIXEL.get(image.mode, 4) + 3 * _RGB_BYTES)
     copies = (image.mode != "RGB" or image.has_transparency_data) + is_turned_first(
         image.size, preset, contents.orientation
     )

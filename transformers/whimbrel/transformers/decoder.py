@@ -26,8 +26,8 @@ class Decoder:
         self._limits, self._budget, self._max_seconds = limits, budget, max_seconds
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="decode")
 
-    async def decode(self, content: bytes, preset: Preset) -> NDArray[np.uint8]:
-        """(height, width, 3) uint8 RGB.
+    async def decode(self, content: bytes, preset: Preset | None) -> NDArray[np.uint8]:
+        """(height, width, 3) uint8 RGB, as the preset wants it; without one in its own size.
 
         Raises UnsupportedImage, UndecodableImage or PayloadTooLarge, and Unavailable when there are too many others.
         """
@@ -48,7 +48,7 @@ class Decoder:
     def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    def _prepare(self, opened: OpenedImage, preset: Preset, clock: _ThreadClock) -> NDArray[np.uint8]:
+    def _prepare(self, opened: OpenedImage, preset: Preset | None, clock: _ThreadClock) -> NDArray[np.uint8]:
         clock.start()
         try:
             return prepare(opened, preset, self._limits)

@@ -49,6 +49,11 @@ def resize(image: Image.Image, preset: Preset, orientation: int = 1) -> Image.Im
     return _pad(small, target) if preset.resize == "pad" else _crop(small, target)
 
 
+def upright(image: Image.Image, orientation: int) -> Image.Image:
+    """In its own size."""
+    return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
+
+
 def scaled_size(size: tuple[int, int], preset: Preset) -> tuple[int, int]:
     """(width, height) that an upright image of `size` is scaled to, before anything is cut off or added."""
     width, height = size

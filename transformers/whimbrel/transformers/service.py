@@ -13,10 +13,8 @@ from whimbrel.core.result_store import ResultStore
 from whimbrel.core.s3 import s3_client
 from whimbrel.transformers.classifier import Classifier
 from whimbrel.transformers.connect import predictor_of
-from whimbrel.transformers.decode import Limits
-from whimbrel.transformers.decoder import Decoder
 from whimbrel.transformers.events import CloudEventRoute, ObjectEvents
-from whimbrel.transformers.fetch import ObjectReader
+from whimbrel.transformers.image_settings import decoder_of, reader_of
 from whimbrel.transformers.known import KnownAnswers
 from whimbrel.transformers.model import TransformerModel
 from whimbrel.transformers.replies import CODECS
@@ -28,7 +26,8 @@ from whimbrel.transformers.urls import UrlFetcher
 def run(settings: TransformerSettings) -> None:
     """Serve until SIGTERM."""
     held_bytes = Budget(settings.byte_budget, "bytes of images", max_wait_seconds=settings.wait_seconds)
-    decoder, reader, predictor = _decoder(settings), _reader(settings), predictor_of(settings)
+    decoder = decoder_of(settings, max_wait_seconds=settings.wait_seconds)
+    reader, predictor = reader_of(settings), predictor_of(settings)
     classifier = Classifier(decoder, predictor)
     urls = _urls(settings)
     images = Images(reader, urls.fetch, settings.reference_buckets, held_bytes, settings.image_max_bytes)
@@ -54,21 +53,6 @@ def run(settings: TransformerSettings) -> None:
             CloudEventRoute("/v1/models/{model_name}:predict", events.model_endpoint, methods=["POST"]),
         ],
         lifespan=lifespan,
-    )
-
-
-def _decoder(settings: TransformerSettings) -> Decoder:
-    limits = Limits(settings.image_formats, settings.image_max_bytes, settings.image_max_pixels, settings.background)
-    budget = Budget(settings.decode_budget, "bytes of memory for decoding", max_wait_seconds=settings.wait_seconds)
-    return Decoder(limits, budget, threads=settings.decode_threads, max_seconds=settings.decode_seconds)
-
-
-def _reader(settings: TransformerSettings) -> ObjectReader:
-    return ObjectReader(
-        s3_client(settings, connections=settings.fetch_threads),
-        threads=settings.fetch_threads,
-        max_bytes=settings.image_max_bytes,
-        max_seconds=settings.fetch_seconds,
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from ipaddress import ip_network
 from typing import Annotated, Any, Literal
@@ -11,18 +10,17 @@ from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, mo
 from pydantic_settings import NoDecode
 
 from whimbrel.core.model_server import ModelServerSettings
-from whimbrel.core.settings import BucketName, CommaSeparated, Port, S3Settings, Seconds, split_commas
+from whimbrel.core.settings import BucketName, CommaSeparated, Port, Seconds, split_commas
 from whimbrel.transformers.contract import Contract, contract_of
-from whimbrel.transformers.formats import DECODABLE
+from whimbrel.transformers.image_settings import ImageSettings
 from whimbrel.transformers.url_rule import UrlRule, parse_host_rule
 
-MEBI = 1024 * 1024
 _BUCKET = re.compile(r"\*|[a-z0-9][a-z0-9._-]{1,61}[a-z0-9]")
 
 Flag = Annotated[bool, BeforeValidator(lambda value: value.strip() if isinstance(value, str) else value)]
 
 
-class TransformerSettings(S3Settings, ModelServerSettings):
+class TransformerSettings(ImageSettings, ModelServerSettings):
     """Settings of the transformer: images in, labels out. KServe's own spellings (--predictor_host) are read too."""
 
     model_name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$", description="the InferenceService's name")
@@ -54,25 +52,6 @@ class TransformerSettings(S3Settings, ModelServerSettings):
     )
     results_prefix: str = Field(default="{bucket}", description="prefix of their keys, as the results sink has it")
 
-    image_formats: CommaSeparated = Field(default=DECODABLE, description="formats to decode, by their content")
-    image_max_bytes: int = Field(default=20 * MEBI, ge=1, le=1024 * MEBI, description="largest encoded image")
-    image_max_pixels: int = Field(default=50_000_000, ge=1, le=1_000_000_000, description="largest decoded image")
-    image_background: str = Field(
-        default="#ffffff", pattern="^#[0-9a-fA-F]{6}$", description="what transparent parts are laid over"
-    )
-    decode_seconds: Seconds = Field(default=10.0, description="most processor time of one decoding")
-    decode_threads: int = Field(
-        default=min(8, os.cpu_count() or 1), ge=1, le=256, description="images decoded at the same time"
-    )
-    decode_budget: int = Field(
-        default=512 * MEBI, ge=16 * MEBI, le=2**40, description="bytes of memory that decoding may hold at once"
-    )
-    byte_budget: int = Field(
-        default=256 * MEBI, ge=1, le=2**40, description="bytes of encoded images held by all requests"
-    )
-    fetch_threads: int = Field(default=16, ge=1, le=256, description="objects read at the same time")
-    fetch_seconds: Seconds = Field(default=60.0, description="longest time to read one object")
-
     url_hosts: CommaSeparated = Field(
         default=(), description="hosts whose http(s) URLs are fetched: names and *.suffix; empty: none"
     )
@@ -85,17 +64,10 @@ class TransformerSettings(S3Settings, ModelServerSettings):
     url_connections: int = Field(default=16, ge=1, le=256, description="URLs read at the same time")
     url_ca_bundle: str | None = Field(default=None, description="file with the certificates to trust instead")
 
-    @field_validator("image_formats", "reference_buckets", "url_hosts", "url_ports", "url_networks", mode="before")
+    @field_validator("reference_buckets", "url_hosts", "url_ports", "url_networks", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
         return split_commas(value)
-
-    @field_validator("image_formats")
-    @classmethod
-    def _known(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        if not value or not set(value) <= set(DECODABLE):
-            raise ValueError(f"expected one or more of {', '.join(DECODABLE)}")
-        return value
 
     @field_validator("predictor_protocol")
     @classmethod
@@ -136,11 +108,6 @@ class TransformerSettings(S3Settings, ModelServerSettings):
                 f" {self.predictor_protocol!r}"
             )
         return self
-
-    @property
-    def background(self) -> tuple[int, int, int]:
-        red, green, blue = bytes.fromhex(self.image_background[1:])
-        return red, green, blue
 
     @property
     def url_rule(self) -> UrlRule:
