@@ -115,4 +115,4 @@ def test_what_kustomize_has_and_this_renderer_has_not_goes_to_kubectl(
     (tmp_path / "kustomization.yaml").write_text("resources: []\nreplicas: [{name: a, count: 1}]\n")
 
     with pytest.raises(SettingsError, match=r"field 'replicas' is not supported here.*install kubectl"):
-        read([tmp_path], [])
+        read([tmp_path])

@@ -74,6 +74,22 @@ def test_an_unknown_field_is_found_with_the_crds_only() -> None:
     assert "minReplica" in json.loads(output)[0]["seen"]
 
 
+def test_a_function_file_is_looked_at_as_what_it_renders_to(tmp_path: Path) -> None:
+    file = tmp_path / "whimbrel.yaml"
+    assert CliRunner().invoke(app, ["init", "-f", str(file)]).exit_code == 0
+
+    status, output = run("-f", file, "-f", ROOT / "manifests" / "base" / "addressable-resolver.yaml", "--strict")
+
+    assert status == 0, output
+    assert output.endswith(" objects: 0 errors, 0 warnings\n")
+
+
+def test_a_folder_is_all_its_files() -> None:
+    found = json.loads(run("-f", SAMPLES, "--json")[1])
+
+    assert {"graph-root", "knative-timeout"} <= {each["rule"] for each in found}
+
+
 def test_the_rules_are_listed() -> None:
     listed = json.loads(run("--rules", "--json")[1])
 
@@ -100,7 +116,7 @@ def test_kubectl_renders_the_rest_and_the_file_is_known_still(tmp_path: Path) ->
     shutil.copy(SAMPLES / "canary-percent.yaml", tmp_path)
     (tmp_path / "kustomization.yaml").write_text("resources: [canary-percent.yaml]\nlabels: [{pairs: {a: b}}]\n")
 
-    (document,) = read([tmp_path], [])
+    (document,) = read([tmp_path])
 
     assert document.file == tmp_path.resolve() / "canary-percent.yaml"
     assert document.object["metadata"] == {"name": "digits", "labels": {"a": "b"}}
@@ -111,4 +127,4 @@ def test_what_kubectl_refuses_is_said(tmp_path: Path) -> None:
     (tmp_path / "kustomization.yaml").write_text("resources: [absent.yaml]\nlabels: [{pairs: {a: b}}]\n")
 
     with pytest.raises(SettingsError, match=r"kubectl kustomize: .*absent\.yaml"):
-        read([tmp_path], [])
+        read([tmp_path])

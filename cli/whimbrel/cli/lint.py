@@ -10,13 +10,17 @@ from typing import Annotated
 
 import typer
 
+from whimbrel.cli import manifests
 from whimbrel.cli.console import Output, add_rows, out, print_json, say, table
+from whimbrel.cli.manifests import Files
 from whimbrel.cli.options import OutputFormat
 from whimbrel.core.errors import SettingsError
-from whimbrel.core.kustomize import Rendered
+from whimbrel.core.kustomize import Rendered, read_objects
+from whimbrel.kube.function import is_function
 from whimbrel.kube.lint import RULES, Finding, Rule, Severity, schemas
 from whimbrel.kube.lint import lint as find
 from whimbrel.kube.lint.documents import read
+from whimbrel.kube.marked_yaml import documents as parse
 
 
 def lint(
@@ -24,7 +28,7 @@ def lint(
     kustomization: Annotated[
         list[Path] | None, typer.Option("-k", "--kustomize", help="folder with a kustomization.yaml, repeatable")
     ] = None,
-    file: Annotated[list[Path] | None, typer.Option("-f", "--file", help="file of YAML documents, repeatable")] = None,
+    file: Files = None,
     crds: Annotated[
         list[Path] | None, typer.Option(help="file or folder of CRDs to validate against strictly, repeatable")
     ] = None,
@@ -49,7 +53,7 @@ def lint(
         raise SettingsError(
             "expected -k FOLDER or -f FILE, seen neither; try 'whimbrel lint -k manifests/overlays/local'"
         )
-    documents = read(kustomization or [], file or [])
+    documents = [*read(kustomization or []), *(each for path in file or [] for each in _file(path))]
     found = find(documents, features=feature or [], rules=[*_schema_rules(crds or [], documents), *RULES])
     if as_json:
         print_json([asdict(each) for each in found])
@@ -57,6 +61,15 @@ def lint(
         _show(found, len(documents))
     if any(strict or each.severity is Severity.ERROR for each in found):
         raise typer.Exit(1)
+
+
+def _file(path: Path) -> list[Rendered]:
+    """A function file as the objects that it means; all others as they are written."""
+    if path.is_dir():
+        return [each for file in sorted(path.glob("*.y*ml")) for each in _file(file)]
+    if path == Path("-") or (path.is_file() and any(map(is_function, parse(path.read_text(), str(path))))):
+        return [Rendered(path, found) for found in manifests.read_objects([path], [])]
+    return read_objects(path)
 
 
 def _schema_rules(crds: list[Path], documents: Iterable[Rendered]) -> list[Rule]:

@@ -1,4 +1,4 @@
-"""Reads what is linted: kustomizations, rendered here or by kubectl, and plain files."""
+"""Renders the kustomizations that are linted, here or by kubectl, each object with its file."""
 
 from __future__ import annotations
 
@@ -13,16 +13,15 @@ from typing import Any
 import yaml
 
 from whimbrel.core.errors import SettingsError
-from whimbrel.core.kustomize import NotSupported, Rendered, read_objects, render_files
+from whimbrel.core.kustomize import NotSupported, Rendered, render_files
 
 _KUBECTL_SECONDS = 120
 _ORIGIN = "config.kubernetes.io/origin"
 
 
-def read(kustomizations: Iterable[Path], files: Iterable[Path]) -> list[Rendered]:
+def read(kustomizations: Iterable[Path]) -> list[Rendered]:
     """The objects of all of them. Raises SettingsError that names the file at fault."""
-    found = [each for folder in kustomizations for each in _kustomization(folder)]
-    return found + [each for file in files for each in read_objects(file)]
+    return [each for folder in kustomizations for each in _kustomization(folder)]
 
 
 def _kustomization(folder: Path) -> list[Rendered]:
