@@ -86,7 +86,7 @@ def test_the_way_of_a_function_file(run: Run, api: KubernetesApi, namespace: str
     dry = told(run("apply", "-f", "whimbrel.yaml", "--dry-run"))
     created = told(run("apply", "-f", "whimbrel.yaml"))
     again = told(run("apply", "-f", "whimbrel.yaml"))
-    assert dry.count(" created (dry run)\n") == created.count(" created\n") == again.count(" unchanged\n") == 9
+    assert dry.count(" created (dry run)\n") == created.count(" created\n") == again.count(" unchanged\n") == 10
 
     captured = json.loads((STATUSES / "12-canary20-ready.json").read_text())["status"]
     set_status(api, namespace, "inferenceservices", "birds", captured)
@@ -99,7 +99,7 @@ def test_the_way_of_a_function_file(run: Run, api: KubernetesApi, namespace: str
     assert "predictor: photos-predictor-00007 20%, photos-predictor-00006 80%" in described
     assert "PredictorReady" in described
 
-    assert told(run("delete", "-f", "whimbrel.yaml")).count(" deleted\n") == 9
+    assert told(run("delete", "-f", "whimbrel.yaml")).count(" deleted\n") == 10
     assert "none; make some" in run("ls").stderr
 
 

@@ -13,11 +13,21 @@ import yaml
 from whimbrel.core.errors import InputRefused
 from whimbrel.core.kustomize import Rendered
 from whimbrel.core.kustomize import render as render_kustomization
-from whimbrel.kube.function import Function, FunctionRefused, is_function, read_function, reference, render
+from whimbrel.kube.function import (
+    Function,
+    FunctionRefused,
+    embedded_store,
+    is_embedded_store,
+    is_function,
+    read_function,
+    reference,
+    render,
+)
 from whimbrel.kube.function.conflicts import RESERVED
 from whimbrel.kube.function.template import SCHEMA_FILE, json_schema, template
 from whimbrel.kube.lint import RULES, lint, schemas
 from whimbrel.kube.marked_yaml import documents
+from whimbrel.local.embedded import store_contents
 
 ROOT = Path(__file__).parents[2]
 LEAST = """\
@@ -302,6 +312,18 @@ def test_which_documents_are_functions() -> None:
     assert [is_function(each) for each in found] == [False, True]
     with pytest.raises(FunctionRefused, match="expected a function file, which begins with"):
         read_function(documents("[a]", "f.yaml")[0])
+
+
+def test_the_engine_makes_what_a_store_has_elsewhere() -> None:
+    sqs, amqp = embedded_store(function(LEAST)), embedded_store(function(FULL))
+
+    contents = store_contents([sqs])
+    assert contents.buckets == ("photos", "results", "dead-letters")
+    assert contents.queues == ("birds",)
+    assert [(each.bucket, each.queue) for each in contents.notifications] == [("photos", "birds")]
+    assert store_contents([amqp]).queues == ()
+    assert is_embedded_store(sqs)
+    assert not is_embedded_store({"metadata": {"labels": {"whimbrel.dev/embedded-store": "true"}}}), "a user's own"
 
 
 def test_what_init_writes_is_read_and_names_every_section() -> None:

@@ -15,6 +15,7 @@ from whimbrel.cli.readiness import wait_applied, wait_gone
 from whimbrel.core.errors import InputRefused, NotFound
 from whimbrel.kube.answers import Conflict
 from whimbrel.kube.client import Client, placed
+from whimbrel.kube.function import is_embedded_store
 from whimbrel.kube.kinds import Kind, in_order
 
 Wait = Annotated[
@@ -58,6 +59,7 @@ async def _apply(
     state: Path,
 ) -> None:
     async with cluster(kubeconfig, context, state) as client:
+        objects = await fitting(client, objects)
         # First all kinds: nothing is applied of what cannot be applied whole.
         kinds = [await client.kind_of(each) for each in objects]
         found = [placed(each, kind, namespace) for each, kind in zip(objects, kinds, strict=True)]
@@ -88,7 +90,7 @@ async def _apply_one(
     say(f"{resource_name(kind, name)} {_what_happened(before, answer.document)}{' (dry run)' if dry_run else ''}")
     is_changed = _is_changed(before, answer.document)
     for warning in answer.warnings if is_changed else ():
-        progress_out.print(f"warning: {kind.kind} {name}: {warning}", markup=False, soft_wrap=True, style="yellow")
+        progress_out.print(f"warning: {warning}", markup=False, soft_wrap=True, style="yellow")
     return (kind, name, namespace if kind.namespaced else None), before if is_changed else None
 
 
@@ -131,6 +133,7 @@ async def _delete(
     state: Path,
 ) -> None:
     async with cluster(kubeconfig, context, state) as client:
+        objects = await fitting(client, objects)
         within = namespace or client.namespace
         wanted: list[Named] = [(kind, name, within if kind.namespaced else None) for kind, name in named]
         for each in objects:
@@ -150,6 +153,13 @@ async def _delete(
             await wait_gone(client, wanted, wait)
         if missing and not ignore_not_found:
             raise typer.Exit(1)
+
+
+async def fitting(client: Client, objects: list[Object]) -> list[Object]:
+    """Without what is the one-machine engine's alone, where it is none."""
+    if not any(is_embedded_store(each) for each in objects) or await client.is_one_machine():
+        return objects
+    return [each for each in objects if not is_embedded_store(each)]
 
 
 def _what_happened(before: Object | None, after: Object) -> str:

@@ -23,6 +23,7 @@ from whimbrel.kube.doctor import State as Outcome
 from whimbrel.kube.doctor.around import Buckets, registry, store
 from whimbrel.kube.doctor.snapshot import Snapshot
 from whimbrel.kube.doctor.workloads import variables
+from whimbrel.kube.function import is_embedded_store
 from whimbrel.kube.kinds import SECRET
 
 _KEY_ID, _KEY = "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"
@@ -44,9 +45,10 @@ def doctor(
 
     With -k or -f also whether the cluster has what those manifests need. Ends with 1 when something is missing.
     """
-    wanted = read_objects(file or [], kustomize or []) if file or kustomize else []
-    found = run(_doctor(wanted, namespace, bucket, settings, credentials, kubeconfig, context, state))
-    shown = [Finding(each.check, each.state, redact(each.seen), each.remedy) for each in found]
+    found = read_objects(file or [], kustomize or []) if file or kustomize else []
+    wanted = [each for each in found if not is_embedded_store(each)]
+    findings = run(_doctor(wanted, namespace, bucket, settings, credentials, kubeconfig, context, state))
+    shown = [Finding(each.check, each.state, redact(each.seen), each.remedy) for each in findings]
     if output is Output.JSON:
         print_json([asdict(each) for each in shown])
     else:

@@ -12,6 +12,7 @@ import yaml
 from whimbrel.cli.console import out, print_json, say
 from whimbrel.cli.manifests import Files, Kustomizations, read_objects
 from whimbrel.core.errors import InputRefused
+from whimbrel.kube.function import is_embedded_store
 from whimbrel.kube.function.template import SCHEMA_FILE, json_schema, template
 
 
@@ -41,10 +42,14 @@ def init(
 def render(
     file: Files = None,
     kustomize: Kustomizations = None,
+    one_machine: Annotated[
+        bool, typer.Option("--one-machine", help="with what the engine of 'whimbrel up' makes in its own store")
+    ] = False,
     output: Annotated[Form, typer.Option("-o", "--output", help="how to print")] = Form.YAML,
 ) -> None:
     """Print the Kubernetes objects that function files and kustomizations mean; needs no cluster."""
-    objects = read_objects(file or [], kustomize or [])
+    found = read_objects(file or [], kustomize or [])
+    objects = [each for each in found if one_machine or not is_embedded_store(each)]
     if output is Form.JSON:
         print_json({"apiVersion": "v1", "kind": "List", "items": objects})
         return

@@ -12,7 +12,7 @@ import typer
 from whimbrel.cli.console import progress_out
 from whimbrel.core.errors import InputRefused
 from whimbrel.core.kustomize import render as render_kustomization
-from whimbrel.kube.function import FunctionRefused, is_function, read_function, render
+from whimbrel.kube.function import FunctionRefused, embedded_store, is_function, read_function, render
 from whimbrel.kube.marked_yaml import Document, documents
 
 Files = Annotated[
@@ -27,7 +27,7 @@ _STANDARD_INPUT = Path("-")
 
 
 def read_objects(files: Iterable[Path], folders: Iterable[Path]) -> list[Object]:
-    """Every object, function files rendered.
+    """Every object, function files rendered, with what only the one-machine engine needs.
 
     Raises InputRefused with file and line for what is no object, SettingsError for a kustomization that is none.
     """
@@ -61,11 +61,12 @@ def _text(file: Path) -> str:
 def _rendered(document: Document) -> list[Object]:
     """Ends the command with one line for each fault, as an editor takes them."""
     try:
-        return render(read_function(document))
+        function = read_function(document)
     except FunctionRefused as refused:
         for fault in refused.faults:
             progress_out.print(fault, markup=False, soft_wrap=True)
         raise typer.Exit(1) from None
+    return [embedded_store(function), *render(function)]
 
 
 def _objects(document: Document) -> list[Object]:

@@ -52,6 +52,11 @@ class Client:
     def namespace(self) -> str:
         return self.connection.namespace
 
+    async def is_one_machine(self) -> bool:
+        """Whether it is the engine of `whimbrel up`."""
+        version = await self.connection.read_path("version", doing="expected the server's version")
+        return "whimbrel" in str(version.get("gitVersion"))
+
     async def get(self, kind: Kind, name: str, namespace: str | None = None) -> Object:
         """Raises NotFound (no such object, or no such kind), Forbidden, Unavailable."""
         doing = f"expected {_named(kind, name, namespace)}"

@@ -5,7 +5,10 @@ from __future__ import annotations
 from whimbrel.core.errors import WhimbrelError
 from whimbrel.kube.client import Client, Object
 from whimbrel.kube.kinds import POD, Kind
-from whimbrel.kube.pods import selector, troubles
+from whimbrel.kube.logs import last_line
+from whimbrel.kube.pods import instance, readiness, selector, trouble
+
+_MOST_PODS = 5
 
 
 async def pods_of(client: Client, kind: Kind, name: str, namespace: str | None) -> tuple[Object, ...]:
@@ -18,4 +21,21 @@ async def pods_of(client: Client, kind: Kind, name: str, namespace: str | None) 
 
 
 async def pod_troubles(client: Client, kind: Kind, name: str, namespace: str | None) -> list[str]:
-    return troubles(await pods_of(client, kind, name, namespace))
+    """A line for each pod that is not ready: what is wrong with it, else what it said last."""
+    lines = []
+    for pod in (await pods_of(client, kind, name, namespace))[:_MOST_PODS]:
+        ready, containers, _ = readiness(pod)
+        if ready < containers:
+            lines.append(trouble(pod) or await _last_words(client, pod))
+    return [line for line in lines if line]
+
+
+async def _last_words(client: Client, pod: Object) -> str:
+    started = instance(pod)
+    if started is None:
+        return ""
+    try:
+        said = await last_line(client, pod["metadata"]["namespace"], started)
+    except WhimbrelError:
+        return ""
+    return f"pod {started.pod} is not ready; last said: {said}" if said else ""

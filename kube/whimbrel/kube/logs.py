@@ -48,6 +48,14 @@ async def logs(
                 yield line
 
 
+async def last_line(client: Client, namespace: str, found: Instance) -> str:
+    """Empty where it has said nothing yet."""
+    said = ""
+    async for line in _lines(client, namespace, found, 1, follow=False):
+        said = line.text
+    return said
+
+
 async def _lines(
     client: Client, namespace: str, found: Instance, tail: int | None, *, follow: bool
 ) -> AsyncGenerator[Line, None]:

@@ -41,6 +41,7 @@ class Snapshot:
     endpoint_slices: Look = ABSENT
     brokers: Look = ABSENT
     triggers: Look = ABSENT
+    sources: Look = ABSENT
     services: Look = ABSENT
     inference_services: Look = ABSENT
     pods: Look = ABSENT

@@ -89,7 +89,7 @@ def images(found: Snapshot) -> Iterator[Finding]:
 
 def readiness(found: Snapshot) -> Iterator[Finding]:
     """Whether what is there is Ready, and if not, why."""
-    looks = (found.inference_services, found.services, found.brokers, found.triggers)
+    looks = (found.inference_services, found.services, found.brokers, found.triggers, found.sources)
     resources = list(itertools.chain.from_iterable(each.objects for each in looks))
     waiting = [(each, reason) for each in resources if (reason := why_not_ready(each)) is not None]
     for each, reason in waiting:

@@ -11,6 +11,7 @@ from whimbrel.kube.function.model import Function, Resources
 Object = dict[str, Any]
 
 PORT = 8080
+MANAGED_BY = {"app.kubernetes.io/managed-by": "whimbrel"}
 _SECURITY: Object = {
     "allowPrivilegeEscalation": False,
     "readOnlyRootFilesystem": True,
@@ -30,12 +31,15 @@ def resource(
     suffix: str,
     *,
     spec: Object,
-    labels: Mapping[str, str] | None = None,
+    more_labels: Mapping[str, str] | None = None,
 ) -> Object:
     """One object named after the function, with its labels."""
-    own = {"app.kubernetes.io/part-of": function.name, "app.kubernetes.io/managed-by": "whimbrel"}
-    metadata = {"name": function.name + suffix, "labels": {**function.labels, **own, **(labels or {})}}
+    metadata = {"name": function.name + suffix, "labels": labels(function, more_labels or {})}
     return {"apiVersion": api_version, "kind": kind, "metadata": metadata, "spec": spec}
+
+
+def labels(function: Function, more: Mapping[str, str]) -> dict[str, str]:
+    return {**function.labels, "app.kubernetes.io/part-of": function.name, **MANAGED_BY, **more}
 
 
 def container(

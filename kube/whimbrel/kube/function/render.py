@@ -42,7 +42,7 @@ def render(function: Function) -> list[Object]:
 def _inference_service(function: Function) -> Object:
     spec = {"predictor": _predictor(function), "transformer": _transformer(function)}
     made = parts.resource(
-        function, _KSERVE, "InferenceService", "", spec=spec, labels={"whimbrel.dev/task": function.task}
+        function, _KSERVE, "InferenceService", "", spec=spec, more_labels={"whimbrel.dev/task": function.task}
     )
     made["metadata"]["annotations"] = {"serving.kserve.io/deploymentMode": "Knative"}
     return made
@@ -158,7 +158,7 @@ def _sink(function: Function, suffix: str, which: str, environment: dict[str, st
         function,
         *(_SERVING, "Service", suffix),
         spec=spec,
-        labels={"networking.knative.dev/visibility": "cluster-local"},
+        more_labels={"networking.knative.dev/visibility": "cluster-local"},
     )
 
 
