@@ -11,7 +11,7 @@ PYTHON ?= $(shell for candidate in python3 python3.13 python3.12 python3.11; do 
 	&& { echo $$candidate; break; }; done)
 CODE := core predictors transformers eventing mlflow local kube loadtest cli tests benchmarks
 
-.PHONY: images wheel locks check-locks help demo up test hey services lint format storm bench bench-transformer bench-api bench-predictor bench-sources clean
+.PHONY: images engine wheel locks check-locks help demo up test test-cluster hey services lint format storm bench bench-transformer bench-api bench-predictor bench-sources clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,6 +32,9 @@ command -v $(1) >/dev/null \
 	&& RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(2) >/dev/null; } \
 || echo '$(1) is not installed: the tests that need it are left out (apt install --no-install-recommends $(2))'
 endef
+
+test-cluster: $(VENV)/.dev ## run the tests that are true of either engine on the cluster of KUBECONFIG (KServe with Knative)
+	@WHIMBREL_TEST_CLUSTER=1 $(BIN)/pytest tests/e2e/test_either_engine.py
 
 hey: # the load generator that some tests use; they are skipped, and say so, where it cannot be installed
 	@$(call installed,hey,hey)
@@ -77,22 +80,25 @@ CONTAINER_ENGINE ?= $(shell command -v docker || command -v podman)
 image = $(CONTAINER_ENGINE) build --file $(2)/Dockerfile --build-arg PYTHON_IMAGE=$(PYTHON_IMAGE) $(3) \
 	$(if $(PIP_INDEX_URL),--build-arg PIP_INDEX_URL) --tag $(if $(REGISTRY),$(REGISTRY)/)whimbrel/$(1):$(TAG) .
 
-images: wheel ## build every image with docker or podman: the wheel once, then what each lock names
-	@[ -n "$(CONTAINER_ENGINE)" ] || { echo 'expected docker or podman, seen neither; install one' >&2; exit 1; }
+images: engine wheel ## build every image with docker or podman: the wheel once, then what each lock names
 	$(call image,transformers,transformers)
 	$(call image,eventing,eventing)
 	$(call image,predictors,predictors,--build-arg VARIANT=cpu)
 	$(call image,predictors-cuda,predictors,--build-arg VARIANT=cuda)
 	$(call image,mlflow,mlflow,--build-arg VARIANT=cpu)
 
-wheel: $(VENV)/.dev # the one that every image installs
+engine:
+	@[ -n "$(CONTAINER_ENGINE)" ] || { echo 'expected docker or podman, seen neither; install one' >&2; exit 1; }
+
+wheel: | $(VENV)/bin/python # the one that every image installs; needs nothing else of this project
+	@$(BIN)/python -c 'import build' 2>/dev/null || $(BIN)/python -m pip install --quiet build
 	@rm -f dist/whimbrel-*.whl
-	@$(BIN)/python -m build --wheel --no-isolation --outdir dist . >/dev/null
+	@$(BIN)/python -m build --wheel --outdir dist . >/dev/null
 
 locks: $(BIN)/uv ## write every image's lock anew from the extras, changing no version that still fits; UPGRADE=1 takes the newest
 	@for room in transformers eventing predictors mlflow; do ./.ci/lock $(BIN)/uv $$room tracing || exit 1; done
 
-check-locks: wheel ## install each image's lock alone, start its program, say its size; LOCKS="transformers eventing" leaves torch out
+check-locks: $(VENV)/.dev wheel ## install each image's lock alone, start its program, say its size; LOCKS="transformers eventing" leaves torch out
 	@PYTHONPATH=tests/support $(BIN)/python -m testbed.lock_environments $(LOCKS)
 
 $(BIN)/uv: | $(VENV)/bin/python

@@ -1,0 +1,168 @@
+"""What holds on the one-machine engine and on KServe with Knative alike; `make test-cluster` runs it on the latter.
+
+Nothing in here may assume what only one of them gives. See testbed/either_engine.py for the settings.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import httpx
+import pytest
+
+from testbed.either_engine import (
+    MODEL,
+    NO_SHARE,
+    Cluster,
+    chosen,
+    inference_service,
+    model_uri,
+    namespace,
+    new_model,
+    request,
+    share,
+)
+from testbed.kubernetes_api import needs_kubectl
+from testbed.processes import wait_for
+
+pytestmark = needs_kubectl
+
+
+@pytest.fixture(scope="module")
+def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
+    if chosen():
+        kubeconfig = Path(os.environ.get("KUBECONFIG") or "~/.kube/config").expanduser()
+    else:
+        kubeconfig = request.getfixturevalue("machine").state / "kubeconfig"
+    with namespace(kubeconfig) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def birds(cluster: Cluster) -> str:
+    """An InferenceService whose tests follow each other."""
+    cluster.apply(inference_service(cluster, "birds"))
+    cluster.wait_ready("isvc", "birds")
+    return "birds"
+
+
+def test_it_is_ready_and_answers_by_v2_and_v1_paths(cluster: Cluster, birds: str) -> None:
+    url, host = cluster.url("isvc", birds)
+    with httpx.Client(base_url=url, headers={"host": host}, timeout=60, trust_env=False) as client:
+        ready = client.get(f"/v2/models/{MODEL}/ready")
+        metadata = client.get(f"/v2/models/{MODEL}")
+        known = client.get(f"/v1/models/{MODEL}")
+        refused = client.post(f"/v2/models/{MODEL}/infer", json={"inputs": []})
+        unknown = client.post("/v2/models/unknown/infer", json=request())
+
+    assert (ready.status_code, metadata.status_code, known.status_code) == (200, 200, 200)
+    assert metadata.json()["inputs"][0]["name"] == "images"
+    assert (refused.status_code, unknown.status_code) == (400, 404)
+    assert cluster.ask(birds) == {"one": 1}
+
+
+def test_a_canary_takes_its_share_and_no_request_fails(cluster: Cluster, birds: str) -> None:
+    cluster.patch(birds, *new_model("two", 20))
+    cluster.wait_traffic(birds, {"02": 20, "01": 80})
+
+    answered = cluster.ask(birds, 200, at_once=4)
+
+    assert set(answered) == {"one", "two"}
+    assert 12 <= answered["two"] <= 68, "200 at 20 %: five standard deviations"
+
+
+def test_zero_percent_rolls_back(cluster: Cluster, birds: str) -> None:
+    cluster.patch(birds, share(0))
+    cluster.wait_traffic(birds, {"01": 100})
+
+    assert cluster.ask(birds, 30) == {"one": 30}
+
+
+def test_without_a_percent_it_is_promoted(cluster: Cluster, birds: str) -> None:
+    cluster.patch(birds, NO_SHARE)
+    cluster.wait_traffic(birds, {"02": 100})
+
+    assert cluster.ask(birds, 30) == {"two": 30}
+    component = cluster.component(birds)
+    assert component["latestRolledoutRevision"].endswith("-00002")
+    assert component["previousRolledoutRevision"].endswith("-00001")
+
+
+def test_a_broken_revision_takes_no_traffic_and_the_old_template_ends_it(cluster: Cluster, birds: str) -> None:
+    broken = {"name": "WHIMBREL_MODEL_URI", "value": "no such uri"}
+    cluster.patch(birds, {"op": "replace", "path": "/spec/predictor/containers/0/env/0", "value": broken})
+    wait_for(lambda: cluster.component(birds)["latestCreatedRevision"].endswith("-00003"), "the revision", 60)
+    crashed = "the revision's process to have failed"
+    wait_for(lambda: failures(cluster, f"{birds}-predictor-00003") > 0, crashed, 120)
+
+    assert cluster.traffic(birds) == {"02": 100}
+    assert cluster.ask(birds, 30) == {"two": 30}
+
+    cluster.patch(birds, {"op": "replace", "path": "/spec/predictor/containers/0/env/0", "value": model_uri("two")})
+    cluster.wait_traffic(birds, {"04": 100})
+    cluster.wait_ready("isvc", birds)
+    assert cluster.ask(birds) == {"two": 1}
+
+
+def failures(cluster: Cluster, revision: str) -> int:
+    """How often the containers of a revision have ended."""
+    listed = cluster.kubectl("get", "pods", "-o", "json", "--selector", f"serving.knative.dev/revision={revision}")
+    found: list[dict[str, Any]] = json.loads(listed)["items"]
+    statuses = [each for pod in found for each in pod.get("status", {}).get("containerStatuses", [])]
+    return sum(int(each.get("restartCount", 0)) for each in statuses)
+
+
+def test_grpc_goes_through_with_its_trailers(cluster: Cluster) -> None:
+    from kserve.protocol.grpc import grpc_predict_v2_pb2 as messages
+    from kserve.protocol.grpc import grpc_predict_v2_pb2_grpc as services
+
+    document = inference_service(cluster, "terns")
+    document["spec"]["predictor"]["containers"][0]["ports"] = [{"name": "h2c", "containerPort": 8081}]
+    cluster.apply(document)
+    cluster.wait_ready("isvc", "terns")
+    url, host = cluster.url("isvc", "terns")
+    options = [("grpc.default_authority", host)]
+    with grpc.insecure_channel(url.removeprefix("http://"), options=options) as channel:
+        stub = services.GRPCInferenceServiceStub(channel)
+        ready = stub.ModelReady(messages.ModelReadyRequest(name=MODEL), timeout=60)
+        with pytest.raises(grpc.RpcError) as refused:
+            stub.ModelInfer(messages.ModelInferRequest(model_name=MODEL), timeout=60)
+    cluster.kubectl("delete", "isvc", "terns")
+
+    assert ready.ready
+    assert refused.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+
+
+def test_fifty_requests_at_zero_wait_and_none_is_lost(cluster: Cluster) -> None:
+    cluster.apply(inference_service(cluster, "sleepers", minReplicas=0))
+    cluster.wait_ready("isvc", "sleepers")
+    label = "serving.kserve.io/inferenceservice=sleepers"
+    wait_for(lambda: cluster.names("pods", label) == [], "no process to be left", 180)
+
+    answered = cluster.ask("sleepers", 50, at_once=50)
+
+    assert answered == {"one": 50}
+    assert cluster.get("isvc", "sleepers")["status"]["components"]["predictor"]["latestReadyRevision"]
+
+
+def test_what_is_deleted_leaves_nothing(cluster: Cluster, birds: str) -> None:
+    cluster.apply(inference_service(cluster, "gone"))
+    cluster.wait_ready("isvc", "gone")
+    url, host = cluster.url("isvc", "gone")
+
+    cluster.kubectl("delete", "isvc", "gone")
+
+    label = "serving.kserve.io/inferenceservice=gone"
+    wait_for(lambda: cluster.names("ksvc,revisions.serving.knative.dev,pods", label) == [], "an end of everything", 180)
+
+    def unknown() -> bool:
+        answer = httpx.get(f"{url}/v2/models/{MODEL}/ready", headers={"host": host}, timeout=30, trust_env=False)
+        return answer.status_code == 404
+
+    wait_for(unknown, "its host name to be nobody's", 60)
+    assert cluster.names("isvc") != []
