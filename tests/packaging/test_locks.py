@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
@@ -153,6 +155,28 @@ def test_an_image_has_what_the_manifests_ask_of_it(room: str) -> None:
     assert f'ENTRYPOINT ["python", "-m", "whimbrel.{room}"]' in last
     for name in re.findall(rf"{room}/(requirements\S*)", build):
         assert list((ROOT / room).glob(name.replace("${VARIANT}", "*"))), f"{name}, which the Dockerfile copies"
+
+
+def make(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = ["make", "--no-print-directory", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_every_image_of_the_manifests_is_built() -> None:
+    planned = make("--dry-run", "images", "CONTAINER_ENGINE=podman", "REGISTRY=registry.example/team", "TAG=7")
+    built = re.findall(r"--file (\S+) .*--tag registry\.example/team/whimbrel/(\S+):7 \.", planned.stdout)
+    images = yaml.safe_load((ROOT / "manifests" / "components" / "images" / "kustomization.yaml").read_text())["images"]
+
+    assert planned.returncode == 0, planned.stderr
+    assert {f"whimbrel/{name}" for _, name in built} == {each["name"] for each in images}
+    assert all((ROOT / dockerfile).is_file() for dockerfile, _ in built)
+
+
+def test_without_docker_and_podman_the_remedy_is_named() -> None:
+    refused = make("engine", "CONTAINER_ENGINE=")
+
+    assert refused.returncode != 0
+    assert "expected docker or podman, seen neither; install one" in refused.stderr
 
 
 @pytest.mark.parametrize("start", STARTS, ids=lambda start: " ".join((start.room, *start.arguments[:2])))
