@@ -157,7 +157,10 @@ def parse_time(text: str) -> datetime:
     time = datetime.fromisoformat(re.sub(r"(\.\d{6})\d+", r"\1", text))
     if time.tzinfo is None:
         raise ValueError(f"no offset in {text!r}")
-    return time.astimezone(UTC)
+    try:
+        return time.astimezone(UTC)
+    except OverflowError:
+        raise ValueError(f"before the first year or after the last in UTC: {text!r}") from None
 
 
 def _parse_binary(lower: Mapping[str, str], body: bytes) -> Event:
