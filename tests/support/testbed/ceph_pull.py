@@ -15,7 +15,7 @@ from testbed.ceph import ACCESS_KEY, SECRET_KEY, Ceph
 from testbed.processes import wait_for
 from whimbrel.core.errors import TryAgain
 from whimbrel.core.settings import S3Settings
-from whimbrel.eventing.rgw.pubsub import PubSub, http_client
+from whimbrel.eventing.rgw.pubsub import PubSub, pubsub_client
 from whimbrel.eventing.rgw.signing import Signer
 
 Answer = TypeVar("Answer")
@@ -65,8 +65,8 @@ def ask(ceph: Ceph, call: Callable[[PubSub], Awaitable[Answer]], signer: Signer 
     signer = signer or Signer(ceph.pubsub_endpoint, "us-east-1", CREDENTIALS)
 
     async def asked() -> Answer:
-        async with http_client(S3Settings()) as http:
-            return await call(PubSub(http, signer))
+        async with pubsub_client(S3Settings(), ceph.pubsub_endpoint, signer) as pubsub:
+            return await call(pubsub)
 
     return asyncio.run(asked())
 

@@ -12,7 +12,8 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Final, TypeVar
 
-import httpx
+import aiohttp
+from yarl import URL
 
 from whimbrel.core.errors import InputRefused, NotFound, SettingsError, Unavailable, WhimbrelError
 from whimbrel.core.settings import S3Settings
@@ -45,7 +46,7 @@ class PubSub:
     The zone follows the one that users and buckets are made in: for some seconds after that it answers 403 or 404.
     """
 
-    def __init__(self, http: httpx.AsyncClient, signer: Signer) -> None:
+    def __init__(self, http: aiohttp.ClientSession, signer: Signer) -> None:
         self._http = http
         self._signer = signer
 
@@ -121,32 +122,32 @@ class PubSub:
     async def _call(self, method: str, *path: str, doing: str, **query: str) -> bytes:
         # Signing may renew credentials over the network, which blocks.
         signed = await asyncio.to_thread(self._signer.sign, method, path, query)
-        request = self._http.build_request(method, signed.url, headers=dict(signed.headers))
+        url = URL(signed.url, encoded=True)
         try:
-            answer = await self._http.send(request, stream=True)
-            try:
+            async with self._http.request(method, url, headers=signed.headers, allow_redirects=False) as answer:
                 body = await _whole(answer, doing)
-            finally:
-                await answer.aclose()
-        except httpx.HTTPError as error:
+        except (aiohttp.ClientError, TimeoutError) as error:
             raise Unavailable(f"{doing}: the gateway does not answer ({type(error).__name__} {error})") from error
-        if answer.is_success:
+        if 200 <= answer.status < 300:
             return body
-        raise _refusal(answer.status_code, body, doing)
+        raise _refusal(answer.status, body, doing)
 
 
 @asynccontextmanager
-async def pubsub_client(settings: S3Settings, endpoint: str) -> AsyncIterator[PubSub]:
-    """With the region, the timeouts and the certificates of the settings."""
-    async with http_client(settings) as http:
-        yield PubSub(http, Signer(endpoint, settings.s3_region))
-
-
-def http_client(settings: S3Settings) -> httpx.AsyncClient:
-    timeout = httpx.Timeout(settings.s3_read_timeout_seconds, connect=settings.s3_connect_timeout_seconds, pool=None)
-    limits = httpx.Limits(max_connections=CONNECTIONS, max_keepalive_connections=CONNECTIONS)
-    verify = _certificates(settings)
-    return httpx.AsyncClient(timeout=timeout, limits=limits, verify=verify, headers={"accept-encoding": "identity"})
+async def pubsub_client(settings: S3Settings, endpoint: str, signer: Signer | None = None) -> AsyncIterator[PubSub]:
+    """With the region, the timeouts and the certificates of the settings, and botocore's credentials."""
+    signing = signer or await asyncio.to_thread(Signer, endpoint, settings.s3_region)
+    timeout = aiohttp.ClientTimeout(
+        total=None, sock_connect=settings.s3_connect_timeout_seconds, sock_read=settings.s3_read_timeout_seconds
+    )
+    connector = aiohttp.TCPConnector(limit=CONNECTIONS, ssl=_certificates(settings))
+    async with aiohttp.ClientSession(
+        connector=connector,
+        timeout=timeout,
+        cookie_jar=aiohttp.DummyCookieJar(),
+        headers={"accept-encoding": "identity"},
+    ) as http:
+        yield PubSub(http, signing)
 
 
 def checked(what: str, name: str) -> str:
@@ -156,9 +157,9 @@ def checked(what: str, name: str) -> str:
     return name
 
 
-async def _whole(answer: httpx.Response, doing: str) -> bytes:
+async def _whole(answer: aiohttp.ClientResponse, doing: str) -> bytes:
     body = bytearray()
-    async for chunk in answer.aiter_raw():
+    async for chunk in answer.content.iter_any():
         body += chunk
         if len(body) > _MAX_ANSWER_BYTES:
             raise Unavailable(f"{doing}: expected at most {_MAX_ANSWER_BYTES} bytes from the gateway, seen more")

@@ -18,9 +18,8 @@ from whimbrel.core.cloudevent import Event
 from whimbrel.core.errors import SettingsError, TryAgain, Unavailable, WhimbrelError
 from whimbrel.core.settings import HttpUrl, S3Settings
 from whimbrel.eventing.notifications import read_record
-from whimbrel.eventing.rgw.pubsub import CONNECTIONS, MAX_PAGE, PubSub, http_client
+from whimbrel.eventing.rgw.pubsub import CONNECTIONS, MAX_PAGE, PubSub, pubsub_client
 from whimbrel.eventing.rgw.pull_documents import PulledEvent
-from whimbrel.eventing.rgw.signing import Signer
 from whimbrel.eventing.settings import DeliverySettings
 from whimbrel.eventing.upstream import Message, Unreadable
 
@@ -66,7 +65,7 @@ class RgwPubsubUpstream:
 
     def __init__(self, settings: RgwPubsubSourceSettings) -> None:
         self._settings = settings
-        self._http = http_client(settings)
+        self._connection = contextlib.AsyncExitStack()
         self._pubsub: PubSub | None = None
         self._acks = asyncio.Semaphore(CONNECTIONS - 1)  # one connection is the listing's
         self._listed: deque[PulledEvent] = deque()  # at most a page
@@ -89,15 +88,15 @@ class RgwPubsubUpstream:
         return self._settings.max_in_flight  # half of what may be held: the other half works while these come
 
     async def open(self) -> None:
-        signer = await asyncio.to_thread(Signer, self._settings.rgw_pubsub_endpoint, self._settings.s3_region)
-        pubsub = PubSub(self._http, signer)
-        found = await pubsub.subscription(self._settings.rgw_subscription)
+        if self._pubsub is None:
+            client = pubsub_client(self._settings, self._settings.rgw_pubsub_endpoint)
+            self._pubsub = await self._connection.enter_async_context(client)
+        found = await self._pubsub.subscription(self._settings.rgw_subscription)
         if found.push_endpoint:
             raise SettingsError(
                 f"setting WHIMBREL_RGW_SUBSCRIPTION: expected a subscription that is pulled, seen that {found.name!r} "
                 f"pushes to {found.push_endpoint}"
             )
-        self._pubsub = pubsub
 
     async def receive(self) -> list[Message]:
         if not self._listed:
@@ -144,7 +143,7 @@ class RgwPubsubUpstream:
         """There are no leases."""
 
     async def close(self) -> None:
-        await self._http.aclose()
+        await self._connection.aclose()
 
     async def _list(self) -> None:
         if self._marker is None:
