@@ -93,7 +93,10 @@ def environment(found: dict[str, Any]) -> dict[str, Any]:
     return entries
 
 
-@pytest.mark.parametrize("text", [LEAST, FULL, template("birds")], ids=["least", "full", "init"])
+PUSHED = LEAST.replace("{kind: sqs, queue: birds}", "{kind: rgw-push}")
+
+
+@pytest.mark.parametrize("text", [LEAST, FULL, template("birds"), PUSHED], ids=["least", "full", "init", "pushed"])
 def test_what_it_becomes_passes_lint_and_the_crds(text: str) -> None:
     objects = render(function(text))
     kinds = frozenset(each["kind"] for each in objects)
@@ -186,19 +189,38 @@ def test_every_field_reaches_its_object() -> None:
             {"WHIMBREL_RGW_PUBSUB_ENDPOINT", "WHIMBREL_RGW_SUBSCRIPTION"},
         ),
         ("{kind: amqp, queue: q, url: {secret: s, key: k}}", "amqp", {"WHIMBREL_AMQP_QUEUE", "WHIMBREL_AMQP_URL"}),
+        (
+            "{kind: kafka, brokers: 'h:1', topic: t, security: sasl_ssl, username: {secret: s, key: u}, "
+            "password: {secret: s, key: p}}",
+            "kafka",
+            {
+                *("WHIMBREL_KAFKA_BROKERS", "WHIMBREL_KAFKA_TOPICS", "WHIMBREL_KAFKA_GROUP", "WHIMBREL_KAFKA_SECURITY"),
+                *("WHIMBREL_KAFKA_SASL_MECHANISM", "WHIMBREL_KAFKA_USERNAME", "WHIMBREL_KAFKA_PASSWORD"),
+            },
+        ),
+        ("{kind: s3-push, token: {secret: s, key: k}}", "s3-push", {"WHIMBREL_PUSH_TOKEN"}),
+        (
+            "{kind: rgw-push, user: u, password: {secret: s, key: k}}",
+            *("rgw-push", {"WHIMBREL_PUSH_USER", "WHIMBREL_PUSH_PASSWORD"}),
+        ),
     ],
 )
 def test_each_source_has_settings_that_its_process_knows(source: str, arguments: str, variables: set[str]) -> None:
     from importlib import import_module
 
     made = by_name(render(function(LEAST.replace("{kind: sqs, queue: birds}", source))))
-    found = container(made["ContainerSource/birds-source"])
+    pushed = made.get("Service/birds-source")
+    found = container(pushed or made["ContainerSource/birds-source"])
     settings = import_module(f"whimbrel.eventing.sources.{arguments.replace('-', '_')}").SETTINGS
 
     assert found["args"] == ["source", arguments]
     assert environment(found).keys() == variables | {"WHIMBREL_HTTP_HOST", "WHIMBREL_SINK_TIMEOUT_SECONDS"}
     known = {f"WHIMBREL_{name.upper()}" for name in settings.model_fields}
     assert environment(found).keys() <= known
+    if pushed:
+        binding = made["SinkBinding/birds-source"]["spec"]
+        assert binding["subject"]["name"] == pushed["metadata"]["name"]
+        assert binding["sink"]["ref"] == {"apiVersion": "eventing.knative.dev/v1", "kind": "Broker", "name": "birds"}
 
 
 @pytest.mark.parametrize(
@@ -217,9 +239,27 @@ def test_each_source_has_settings_that_its_process_knows(source: str, arguments:
         (
             "kind: sqs",
             "kind: sns",
-            ["f.yaml:5:12: input.source.kind: expected one of sqs, rgw-pubsub, amqp, seen 'sns'"],
+            [
+                "f.yaml:5:12: input.source.kind: expected one of sqs, rgw-pubsub, amqp, kafka, "
+                "rgw-push, s3-push, seen 'sns'"
+            ],
         ),
         ("{kind: sqs, queue: birds}", "{queue: birds}", ["f.yaml:5:3: input.source.kind: expected one of sqs"]),
+        (
+            "{kind: sqs, queue: birds}",
+            "{kind: kafka, brokers: b, topic: t, security: sasl_ssl, username: {secret: s, key: k}}",
+            ["f.yaml:5:3: input.source: field 'password' is missing, as security is sasl_ssl"],
+        ),
+        (
+            "{kind: sqs, queue: birds}",
+            "{kind: kafka, brokers: b, topic: t, username: {secret: s, key: k}}",
+            ["f.yaml:5:47: input.source.username: is for a sasl security, seen plaintext"],
+        ),
+        (
+            "{kind: sqs, queue: birds}",
+            "{kind: rgw-push, user: u}",
+            ["f.yaml:5:3: input.source: expected user and password, seen one of the two"],
+        ),
         ("name: birds", "name: Birds", ["f.yaml:2:1: name: expected to match pattern"]),
         ("name: birds", "name: 7", ["f.yaml:2:1: name: expected a valid string, seen 7; write it in quotes"]),
         ("schema: whimbrel.dev/function/v1", "schema: v2", ["f.yaml:1:1: schema: expected 'whimbrel.dev/function/v1'"]),

@@ -184,6 +184,12 @@ def test_verdicts() -> None:
     assert is_ready(broker).state == "waiting"
     assert is_ready(ready).state == "done"
     assert is_ready({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {}}).state == "done"
+    budget = {"apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "metadata": {}}
+    assert is_ready({**budget, "status": {"conditions": [{"type": "DisruptionAllowed"}]}}).state == "done"
+    deployment = {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {}}
+    available = {"conditions": [{"type": "Available", "status": "True"}]}
+    assert is_ready(deployment) == Verdict("waiting", "it has no condition Available")
+    assert is_ready({**deployment, "status": available}).state == "done"
     assert is_gone(None).state == "done"
     assert "foregroundDeletion" in is_gone({"metadata": {"finalizers": ["foregroundDeletion"]}}).why
     assert has_condition("Ready")(ready).state == "done"

@@ -134,7 +134,7 @@ class Client:
             if not patch:
                 return before
             version = before["metadata"]["resourceVersion"]
-            patch["metadata"] = {**patch.get("metadata", {}), "resourceVersion": version}
+            patch["metadata"] = {**(patch.get("metadata") or {}), "resourceVersion": version}
             try:
                 answer = await self._request(
                     *("PATCH", kind, path, namespace),

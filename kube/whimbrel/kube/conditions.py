@@ -65,8 +65,11 @@ def why_not_ready(resource: Mapping[str, Any]) -> Condition | None:
     return min(telling, key=lambda each: (each.status != "False", not each.message), default=ready)
 
 
-def has_controller(resource: Mapping[str, Any]) -> bool:
-    """Whether somebody is to write conditions: all kinds of KServe, Knative and ours have one, but plain settings."""
+def has_readiness(resource: Mapping[str, Any]) -> bool:
+    """Whether it has a Ready condition, or somebody is to write one: for all kinds of KServe, Knative and ours, but
+    plain settings. A Deployment, a ConfigMap have none."""
+    if any(each.type == "Ready" for each in conditions(resource)):
+        return True
     group = str(resource.get("apiVersion", "")).rpartition("/")[0]
     return group.endswith((".knative.dev", ".kserve.io", ".whimbrel.dev")) and resource.get("kind") not in _SETTINGS
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from whimbrel.kube.conditions import conditions, has_controller, why_not_ready
+from whimbrel.kube.conditions import conditions, has_readiness, why_not_ready
 from whimbrel.kube.inference import Share, read_shares, read_status
 
 
@@ -26,7 +26,7 @@ class Summary:
 
 def summarise(found: Mapping[str, Any]) -> Summary:
     metadata = found.get("metadata") or {}
-    judged = bool(conditions(found)) or has_controller(found)
+    judged = has_readiness(found)
     reason = why_not_ready(found) if judged else None
     ready = next((each.status for each in conditions(found) if each.type == "Ready"), "Unknown" if judged else "")
     return Summary(

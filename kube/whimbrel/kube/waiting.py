@@ -10,7 +10,7 @@ from typing import Literal
 
 from whimbrel.core.errors import DeadlinePassed, InputRefused
 from whimbrel.kube.client import Client, Object
-from whimbrel.kube.conditions import conditions, has_controller, why_not_ready
+from whimbrel.kube.conditions import conditions, has_readiness, why_not_ready
 from whimbrel.kube.kinds import Kind
 from whimbrel.kube.watching import Change, changes
 
@@ -28,11 +28,11 @@ DONE = Verdict("done")
 
 
 def is_ready(found: Object | None) -> Verdict:
-    """Whether its Ready condition is True; a kind without conditions is ready when it exists."""
+    """Whether its Ready condition is True, of a Deployment Available; another kind is ready when it exists."""
     if found is None:
         return Verdict("waiting", "it does not exist")
-    if not conditions(found) and not has_controller(found):
-        return DONE
+    if not has_readiness(found):
+        return has_condition("Available")(found) if found.get("kind") == "Deployment" else DONE
     reason = why_not_ready(found)
     if reason is None:
         return DONE

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from whimbrel.kube.function.model import Function, Scale
+from whimbrel.kube.function.model import Function, Kafka, Push, Scale
 from whimbrel.kube.marked_yaml import Path
 
 # What `render` sets itself: a second value would be ignored, or break what the others rely on.
@@ -29,6 +29,7 @@ class Fault:
 def conflicts(function: Function) -> list[Fault]:
     return [
         *_buckets(function),
+        *_source(function),
         *_model(function),
         *_scale(function.scale, ("scale",)),
         *_scale(function.transformer.scale, ("transformer", "scale")),
@@ -49,6 +50,19 @@ def _buckets(function: Function) -> Iterator[Fault]:
         yield Fault(
             ("output", "dead_letters"), f"{output.bucket!r} is that of the results; dead letters need their own"
         )
+
+
+def _source(function: Function) -> Iterator[Fault]:
+    source, path = function.input.source, ("input", "source")
+    if isinstance(source, Kafka):
+        signed = source.security.startswith("sasl")
+        for name in ("username", "password"):
+            if signed and getattr(source, name) is None:
+                yield Fault(path, f"field {name!r} is missing, as security is {source.security}")
+            elif not signed and getattr(source, name) is not None:
+                yield Fault((*path, name), f"is for a sasl security, seen {source.security}")
+    if isinstance(source, Push) and (source.user is None) != (source.password is None):
+        yield Fault(path, "expected user and password, seen one of the two")
 
 
 def _model(function: Function) -> Iterator[Fault]:

@@ -84,8 +84,39 @@ class Amqp(Section):
     queue: str = Field(min_length=1, max_length=255, description="name of the queue")
 
 
-Source: TypeAlias = Annotated[Sqs | RgwPubsub | Amqp, Field(discriminator="kind")]
-SOURCES: Mapping[str, type[Section]] = {"sqs": Sqs, "rgw-pubsub": RgwPubsub, "amqp": Amqp}
+class Kafka(Section):
+    """The store sends its notifications to a topic of Kafka."""
+
+    kind: Literal["kafka"]
+    brokers: str = Field(min_length=1, description="brokers to begin with, HOST:PORT, separated by commas")
+    topic: str = Field(pattern=r"^[A-Za-z0-9._-]{1,249}$", description="name of the topic")
+    group: str = Field(
+        default="", max_length=255, description="consumer group; default: whimbrel- and the function's name"
+    )
+    security: Literal["plaintext", "ssl", "sasl_plaintext", "sasl_ssl"] = Field(
+        default="plaintext", description="how to speak to the brokers"
+    )
+    mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = Field(
+        default="SCRAM-SHA-512", description="how to say who one is, with a sasl security"
+    )
+    username: SecretKey | None = Field(default=None, description="key of a Secret with the user, with a sasl security")
+    password: SecretKey | None = Field(default=None, description="key of a Secret with the password")
+
+
+class Push(Section):
+    """The store posts its notifications over HTTP, RGW's or those of MinIO and others, to the service NAME-source."""
+
+    kind: Literal["rgw-push", "s3-push"]
+    token: SecretKey | None = Field(default=None, description="key of a Secret with the bearer token that is asked for")
+    user: str | None = Field(default=None, min_length=1, description="user of basic authentication, with password")
+    password: SecretKey | None = Field(default=None, description="key of a Secret with that user's password")
+
+
+Source: TypeAlias = Annotated[Sqs | RgwPubsub | Amqp | Kafka | Push, Field(discriminator="kind")]
+SOURCES: Mapping[str, type[Section]] = {
+    **{"sqs": Sqs, "rgw-pubsub": RgwPubsub, "amqp": Amqp, "kafka": Kafka},
+    **{"rgw-push": Push, "s3-push": Push},
+}
 
 
 class Input(Section):

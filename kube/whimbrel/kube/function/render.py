@@ -7,17 +7,18 @@ namespace and each is deleted whole. What a cluster needs once (the addressable-
 from __future__ import annotations
 
 from whimbrel.kube.function import parts
-from whimbrel.kube.function.model import Amqp, Function, RgwPubsub, Scale, Sqs
+from whimbrel.kube.function.model import Function, Scale
 from whimbrel.kube.function.parts import Object
+from whimbrel.kube.function.sources import sources
 
 _KSERVE, _SERVING = "serving.kserve.io/v1beta1", "serving.knative.dev/v1"
-_EVENTING, _SOURCES = "eventing.knative.dev/v1", "sources.knative.dev/v1"
+_EVENTING = "eventing.knative.dev/v1"
 
 _RETRIES = 10
 _ATTEMPT_SECONDS = 60
 # The broker answers when it has delivered: 11 attempts and pauses of 1, 2, 4 .. 512 s at the subscriber, and as many at
-# the dead-letter sink. A source that hangs up earlier loses nothing, but sends the event once more.
-_SOURCE_PATIENCE = 2 * ((_RETRIES + 1) * _ATTEMPT_SECONDS + 2**_RETRIES - 1) + 234
+# the dead-letter sink: 3366 s. A source that hangs up earlier loses nothing, but sends the event once more.
+_SOURCE_PATIENCE = 3600
 _TRANSFORMER_SECONDS = 120  # longer than the predictor's cold start and its own timeout
 
 OBJECT_CREATED = "com.amazonaws.s3.ObjectCreated:"
@@ -35,7 +36,7 @@ def render(function: Function) -> list[Object]:
         _broker(function),
         _inference_service(function),
         *_triggers(function),
-        _source(function),
+        *sources(function, _SOURCE_PATIENCE),
     ]
 
 
@@ -164,31 +165,3 @@ def _sink(function: Function, suffix: str, which: str, environment: dict[str, st
 
 def _results_settings(function: Function) -> dict[str, str]:
     return {"WHIMBREL_RESULTS_BUCKET": function.output.bucket, "WHIMBREL_RESULTS_PREFIX": function.output.prefix}
-
-
-def _source(function: Function) -> Object:
-    arguments, environment, secrets = _upstream(function.input.source)
-    environment = {**environment, "WHIMBREL_SINK_TIMEOUT_SECONDS": str(_SOURCE_PATIENCE)}
-    container = parts.container(function, "eventing", "source", ["source", *arguments], environment, ready="/healthz")
-    container["env"] += secrets
-    pod = {
-        "automountServiceAccountToken": False,
-        "enableServiceLinks": False,
-        "terminationGracePeriodSeconds": 60,
-        "containers": [container],
-        "volumes": parts.scratch("32Mi"),
-    }
-    spec = {"sink": parts.reference(_EVENTING, "Broker", function.name), "template": {"spec": pod}}
-    return parts.resource(function, _SOURCES, "ContainerSource", "-source", spec=spec)
-
-
-def _upstream(source: Sqs | RgwPubsub | Amqp) -> tuple[list[str], dict[str, str], list[Object]]:
-    """The source's name, its settings, and those that come from Secrets."""
-    if isinstance(source, Sqs):
-        endpoint = {"WHIMBREL_SQS_ENDPOINT": source.endpoint} if source.endpoint else {}
-        return ["sqs"], {"WHIMBREL_SQS_QUEUE": source.queue, **endpoint}, []
-    if isinstance(source, RgwPubsub):
-        zone = {"WHIMBREL_RGW_PUBSUB_ENDPOINT": source.endpoint}
-        return ["rgw-pubsub"], {**zone, "WHIMBREL_RGW_SUBSCRIPTION": source.subscription}, []
-    url = parts.secret_entry("WHIMBREL_AMQP_URL", source.url.secret, source.url.key)
-    return ["amqp"], {"WHIMBREL_AMQP_QUEUE": source.queue}, [url]

@@ -25,7 +25,7 @@ input:
   # prefix: incoming/ # ... if their key begins so
   # suffixes: [.jpg, .png] # ... and ends so
   source: # how the bucket's notifications come
-    kind: sqs # or rgw-pubsub, amqp
+    kind: sqs # or rgw-pubsub, amqp, kafka, rgw-push, s3-push
     queue: {name}
 
 output:
