@@ -52,7 +52,9 @@ class AmqpSourceSettings(DeliverySettings):
         default="#", max_length=255, description="which messages of the exchange; RGW's is the topic's name"
     )
     amqp_ca_bundle: str | None = Field(default=None, description="file with the certificates to trust, for amqps")
-    amqp_heartbeat_seconds: int = Field(default=20, ge=1, le=600, description="a broker silent for so long is away")
+    amqp_heartbeat_seconds: int = Field(
+        default=10, ge=1, le=600, description="time between heartbeats; a broker that is silent for three is away"
+    )
     amqp_hold_seconds: float = Field(
         default=300, ge=0, le=1500, description="longest time that an event is tried before it goes to the queue's end"
     )
@@ -73,6 +75,8 @@ class Link:
         self._arrived: asyncio.Queue[Message | None] = asyncio.Queue()  # bounded by the prefetch; None: lost
         self._why: object = "closed"
         self._consumer: str | None = None
+        # One at a time: an acknowledgement of all below a tag must not overtake one that gives a lower tag back.
+        self._settling = asyncio.Lock()
 
     async def consume(self) -> None:
         self._channel.closing.add_done_callback(self._closed)
@@ -95,17 +99,19 @@ class Link:
 
     async def acknowledge(self, receipts: Sequence[Hashable]) -> None:
         """All tags below the first that is still in work with one frame, each of the others with its own."""
-        tags = [_tag(self.unsettled.pop(receipt)) for receipt in receipts]
-        first_open = _tag(next(iter(self.unsettled.values()))) if self.unsettled else None
-        below = max((tag for tag in tags if first_open is None or tag < first_open), default=0)
-        try:
-            if below:
-                await self._channel.basic_ack(below, multiple=True, wait=False)
-            for tag in tags:
-                if tag > below:
-                    await self._channel.basic_ack(tag, wait=False)
-        except GONE as error:
-            self._lose(error)
+        async with self._settling:
+            settled = [self.unsettled.pop(receipt) for receipt in receipts if receipt in self.unsettled]
+            tags = [_tag(message) for message in settled]
+            first_open = _tag(next(iter(self.unsettled.values()))) if self.unsettled else None
+            below = max((tag for tag in tags if first_open is None or tag < first_open), default=0)
+            try:
+                if below:
+                    await self._channel.basic_ack(below, multiple=True, wait=False)
+                for tag in tags:
+                    if tag > below:
+                        await self._channel.basic_ack(tag, wait=False)
+            except GONE as error:
+                self._lose(error)
 
     async def stop(self) -> None:
         """Bring nothing more, and let others have what nobody asked for yet: what is requeued would come back here."""
@@ -118,16 +124,18 @@ class Link:
             self._lose(error)
         while not self._arrived.empty():
             message = self._arrived.get_nowait()
-            if message is not None and message.receipt in self.unsettled:
+            if message is not None:
                 await self.requeue(message.receipt)
 
     async def requeue(self, receipt: Hashable) -> None:
         """Put it in front of the queue again."""
-        tag = _tag(self.unsettled.pop(receipt))
-        try:
-            await self._channel.basic_nack(tag, requeue=True)
-        except GONE as error:
-            self._lose(error)
+        async with self._settling:
+            message = self.unsettled.pop(receipt, None)
+            try:
+                if message is not None:
+                    await self._channel.basic_nack(_tag(message), requeue=True)
+            except GONE as error:
+                self._lose(error)
 
     async def publish_again(self, receipt: Hashable, deliveries: int) -> bool:
         """Put a copy to the end of the queue, with its count; whether the broker has confirmed that.

@@ -24,6 +24,7 @@ from whimbrel.eventing.upstream import Message, Unreadable, Upstream
 
 MAX_RETURN_SECONDS: Final = 900.0
 _QUEUE_BACKOFF: Final = (0.2, 10.0)  # seconds: base, most
+_LOOK_SECONDS: Final = 1.0  # between two looks whether what is held is still ours
 _LAST_SECONDS: Final = 5.0  # for giving back what the grace did not suffice for
 
 _log = logging.getLogger(__name__)
@@ -153,19 +154,26 @@ class Source:
             step.place.leave()
 
     async def _rounds(self, message: Message, step: _Step) -> int:
-        for rounds in range(1, 1 << 30):
+        rounds = 0
+        while True:
+            rounds += 1
             if not self._upstream.holds(message):
                 return rounds
             if await self._settle(step.reading, message.deliveries + rounds - 1):
                 return 0
             pause_seconds = self._return_delay(message.deliveries + rounds - 1)
             held_then = time.monotonic() - step.started + pause_seconds
-            if self._stopping.is_set() or held_then > self._upstream.hold_seconds:
+            if held_then > self._upstream.hold_seconds or not await self._keep(message, pause_seconds):
                 return rounds
-            await pause(pause_seconds, self._stopping)
-            if self._stopping.is_set():
-                return rounds
-        raise AssertionError("no event is tried a billion times")
+
+    async def _keep(self, message: Message, seconds: float) -> bool:
+        """Wait; whether the message is still ours then, and no stop came. What is lost is let go of at once."""
+        until = time.monotonic() + seconds
+        while self._upstream.holds(message) and not self._stopping.is_set():
+            if (left := until - time.monotonic()) <= 0:
+                return True
+            await pause(min(left, _LOOK_SECONDS), self._stopping)
+        return False
 
     async def _settle(self, reading: Event | Unreadable, deliveries: int) -> bool:
         if isinstance(reading, Unreadable):

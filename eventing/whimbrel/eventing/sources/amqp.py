@@ -84,7 +84,7 @@ class AmqpUpstream:
                 continue
             if delay_seconds and await link.publish_again(receipt, message.deliveries):
                 await link.acknowledge([receipt])
-            elif receipt in link.unsettled:
+            else:
                 await link.requeue(receipt)
 
     async def extend(self, messages: Sequence[Message]) -> None:
