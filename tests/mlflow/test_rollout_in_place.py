@@ -306,5 +306,5 @@ def test_a_malformed_rollout_is_named_and_the_others_go_on(fresh: World, control
     fresh.send("POST", ROLLOUTS, MALFORMED)
     fresh.start("beside", EQUAL)
     status = fresh.ends("beside", controller)
-    assert "ModelRollout 'broken': " in controller.output()
+    wait_for(lambda: "champion: Field required" in fresh.status("broken").get("message", ""), "the message")
     assert status["phase"] == "Promoted"

@@ -249,7 +249,7 @@ def test_a_replica_that_lags_is_waited_for() -> None:
     [
         (lambda d: d["spec"].pop("candidate"), "candidate: Field required"),
         (lambda d: d["spec"].update(champion=versions(2)), "expected another version than the champion"),
-        (lambda d: d["spec"].pop("pointer"), "pointer: expected with the movement InPlace"),
+        (lambda d: d["spec"].update(pointer="/tmp/pointer.json"), "pointer: String should match pattern"),
         (lambda d: d["spec"].pop("knownObjects"), "knownObjects: expected with a backtest or with shadows"),
         (lambda d: d["spec"].update(speed="fast"), "speed: Extra inputs are not permitted"),
         (lambda d: d["spec"]["policy"].update(steps=[{"percent": 50}, {"percent": 20}]), "expected rising percents"),

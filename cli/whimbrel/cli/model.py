@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -138,7 +138,8 @@ def diff(
     tracking_uri = connect(state).tracking_uri()
     old, new = (registry_view.show_version(tracking_uri, *_selected(each))[0] for each in (before, after))
     ours, theirs = asdict(old), asdict(new)
-    rows = ((field, ours[field], theirs[field]) for field in ours if ours[field] != theirs[field])
+    changed = [field for field in ours if ours[field] != theirs[field]]
+    rows = ((field.replace("_", " "), *(_cell(each[field]) for each in (ours, theirs))) for field in changed)
     out.print(add_rows(table("", before, after), rows))
 
 
@@ -221,6 +222,10 @@ def _lines(path: Path) -> list[str]:
 
 def _line(version: RegisteredVersion) -> str:
     return f"{version.name} version {version.version}  {version.digest}"
+
+
+def _cell(value: Any) -> str:
+    return ", ".join(value) if isinstance(value, tuple) else "" if value is None else str(value)
 
 
 def _accuracy(value: float | None) -> str:

@@ -33,7 +33,6 @@ from whimbrel.mlflow.rollout.comparing import Comparing, Place
 from whimbrel.mlflow.rollout.evidence_store import EvidenceStore
 from whimbrel.mlflow.rollout.in_place import InPlace
 from whimbrel.mlflow.rollout.known_objects import read_known_objects
-from whimbrel.mlflow.rollout.policy import Movement
 from whimbrel.mlflow.rollout.reconcile import Seen, next_status, wanted
 from whimbrel.mlflow.rollout.resource import ModelRollout, Phase, Spec, Status, parse, status_document
 from whimbrel.mlflow.rollout.work import Asking, Work
@@ -104,7 +103,6 @@ class Controller:
 
     async def _tried(self, found: Object) -> set[str]:
         """The uid of a rollout that goes on."""
-        rollout: ModelRollout | None = None
         try:
             rollout = parse(found)
             if rollout.ended:
@@ -113,16 +111,23 @@ class Controller:
         except Conflict:
             pass  # another was faster: the next round sees what it wrote
         except WhimbrelError as error:
-            await self._tell(rollout, str(error))
+            await self._tell(found, str(error))
         return {found["metadata"]["uid"]}
 
-    async def _tell(self, rollout: ModelRollout | None, trouble: str) -> None:
-        """In the status, where it is read, as far as there is one."""
-        if rollout is None or rollout.status.message != trouble:
-            logger.warning("%s", trouble)
-        if rollout is not None and rollout.status.message != trouble:
-            with contextlib.suppress(WhimbrelError):
-                await self._write(rollout, rollout.status.model_copy(update={"message": trouble}))
+    async def _tell(self, found: Object, trouble: str) -> None:
+        """In the status, where people look; a malformed rollout has no other place."""
+        if (found.get("status") or {}).get("message") == trouble:
+            return
+        logger.warning("%s", trouble)
+        metadata = found["metadata"]
+
+        def told(now: Object) -> Object:
+            return {**now, "status": {**(now.get("status") or {}), "message": trouble}}
+
+        with contextlib.suppress(WhimbrelError):
+            await self._cluster.patch(
+                MODEL_ROLLOUT, metadata["name"], metadata["namespace"], told, subresource="status"
+            )
 
     async def _reconcile(self, rollout: ModelRollout) -> None:
         mover = self._mover(rollout.spec)
@@ -142,8 +147,6 @@ class Controller:
         work.follow(rollout.status.phase)
 
     def _mover(self, spec: Spec) -> InPlace:
-        if spec.policy.movement is not Movement.IN_PLACE or spec.pointer is None:
-            raise InputRefused("expected policy.movement InPlace; by revision is not carried out yet")
         store = PointerStore(self._s3, ObjectRef.from_uri(spec.pointer))
         return InPlace(store, spec.champion, spec.candidate)
 

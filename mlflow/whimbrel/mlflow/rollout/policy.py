@@ -36,14 +36,6 @@ def duration(value: str | float) -> str:
 Duration = Annotated[str, BeforeValidator(duration)]
 
 
-class Movement(StrEnum):
-    """How traffic moves. Revision: KServe and Knative split it between two revisions. InPlace: every replica follows
-    the model pointer and splits it between two resident versions."""
-
-    REVISION = "Revision"
-    IN_PLACE = "InPlace"
-
-
 class Promotion(StrEnum):
     """After the last step: by itself, or when `whimbrel rollout promote` says so."""
 
@@ -96,7 +88,6 @@ class Policy(BaseModel):
 
     model_config = RESOURCE_CONFIG
 
-    movement: Movement = Movement.IN_PLACE
     backtest: Backtest | None = Field(default_factory=Backtest)
     steps: tuple[Step, ...] = Field(default_factory=_default_steps, max_length=20)
     gates: dict[Measure, Gate] = Field(

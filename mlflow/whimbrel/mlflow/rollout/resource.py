@@ -15,7 +15,7 @@ from pydantic import AwareDatetime, BaseModel, Field, ValidationError, model_val
 from whimbrel.core.errors import InputRefused
 from whimbrel.core.model_pointer import PointedVersion
 from whimbrel.mlflow.rollout.gates import Verdict
-from whimbrel.mlflow.rollout.policy import RESOURCE_CONFIG, Movement, Policy
+from whimbrel.mlflow.rollout.policy import RESOURCE_CONFIG, Policy
 
 GROUP: Final = "rollout.whimbrel.dev"
 API_VERSION: Final = f"{GROUP}/v1"
@@ -50,8 +50,8 @@ class Decision(StrEnum):
 
 
 class Spec(BaseModel):
-    """`inferenceService`: whose traffic moves. `pointer`: s3:// address of the model pointer, where the movement is
-    InPlace. `knownObjects`: s3:// address of the list of what both versions are asked about. `evidence`: s3:// prefix
+    """`inferenceService`: whose traffic moves. `pointer`: s3:// address of the model pointer that its predictors
+    follow. `knownObjects`: s3:// address of the list of what both versions are asked about. `evidence`: s3:// prefix
     below which the rollout keeps what it saw. `forced`: the backtest is made and written down, but does not refuse."""
 
     model_config = RESOURCE_CONFIG
@@ -60,7 +60,7 @@ class Spec(BaseModel):
     inference_service: str = Field(min_length=1, max_length=63)
     candidate: PointedVersion
     champion: PointedVersion
-    pointer: str | None = Field(default=None, pattern=_S3)
+    pointer: str = Field(pattern=_S3)
     known_objects: str | None = Field(default=None, pattern=_S3)
     evidence: str = Field(pattern=_S3)
     policy: Policy = Field(default_factory=Policy)
@@ -70,8 +70,6 @@ class Spec(BaseModel):
 
     @model_validator(mode="after")
     def _consistent(self) -> Spec:
-        if (self.policy.movement is Movement.IN_PLACE) != (self.pointer is not None):
-            raise ValueError("pointer: expected with the movement InPlace and with no other")
         if self.candidate.version == self.champion.version:
             raise ValueError(f"candidate: expected another version than the champion, seen {self.champion.version!r}")
         if self.known_objects is None and (self.policy.backtest or self.policy.shadows_per_second):
