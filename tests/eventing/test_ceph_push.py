@@ -92,7 +92,7 @@ def receiver(tmp_path: Path) -> Callable[..., Any]:
     @contextmanager
     def run(sink: str, *arguments: str, port: int = 0) -> Iterator[tuple[Running, str]]:
         port = port or free_port()
-        quick = ("--push-answer-seconds=1", "--backoff-seconds=0.05", "--backoff-max-seconds=0.1")
+        quick = ("--backoff-seconds=0.05", "--backoff-max-seconds=0.1")
         with running(
             *("whimbrel.eventing", "source", "rgw-push", f"--http-port={port}", *quick, *arguments),
             log=tmp_path / "source.log",
@@ -202,7 +202,10 @@ def test_a_persistent_topic_outlives_its_gateway_its_receiver_and_an_outage_of_t
             return Reply(503)
         return Reply(hold=hold) if event.subject == KEYS[0] else Reply()
 
-    with scripted_sink(script) as sink, receiver(sink.url, "--delivery-attempts=2", port=queued.port) as (source, url):
+    with (
+        scripted_sink(script) as sink,
+        receiver(sink.url, "--push-answer-seconds=1", "--delivery-attempts=2", port=queued.port) as (source, url),
+    ):
         source.wait_until(
             lambda: len({event.id for event in sink.received}) >= 5, "events in an outage of the sink", 90
         )

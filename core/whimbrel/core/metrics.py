@@ -30,6 +30,7 @@ PUSH_REQUESTS = Counter(
     "Requests to a source that is posted to, by how they ended (delivered, joined, remembered, empty, late, refused)",
     ["source", "outcome"],
 )
+PUSH_WAITING = Gauge("whimbrel_push_waiting", "Requests that wait for the sink's answer now", ["source"])
 
 TRANSFORMER_STAGE_SECONDS = Histogram(
     "whimbrel_transformer_stage_seconds",

@@ -18,7 +18,7 @@ from starlette.routing import BaseRoute, Route
 from whimbrel.core.budget import LEAST_BYTES, Budget
 from whimbrel.core.cloudevent import Event
 from whimbrel.core.errors import PayloadTooLarge, Unavailable, WhimbrelError
-from whimbrel.core.metrics import PUSH_REQUESTS
+from whimbrel.core.metrics import PUSH_REQUESTS, PUSH_WAITING
 from whimbrel.eventing.push.authentication import admission
 from whimbrel.eventing.push.outcomes import Outcome, Outcomes
 from whimbrel.eventing.push.requests import identity, read_request
@@ -198,7 +198,10 @@ class PushUpstream:
         grant = _Grant(self._budget, await self._budget.take(max(LEAST_BYTES, declared)))
         try:
             readings = read_request(request.headers, await bounded_body(request, most, BODY_SETTING))
-            return await self._until_accepted(identity(readings), readings, grant) if readings else "empty"
+            if not readings:
+                return "empty"
+            with PUSH_WAITING.labels(self.name).track_inprogress():
+                return await self._until_accepted(identity(readings), readings, grant)
         finally:
             grant.release()
 

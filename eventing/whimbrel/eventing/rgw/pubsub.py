@@ -136,7 +136,8 @@ class PubSub:
 @asynccontextmanager
 async def pubsub_client(settings: S3Settings, endpoint: str, signer: Signer | None = None) -> AsyncIterator[PubSub]:
     """With the region, the timeouts and the certificates of the settings, and botocore's credentials."""
-    signing = signer or await asyncio.to_thread(Signer, endpoint, settings.s3_region)
+    if signer is None:
+        signer = await asyncio.to_thread(Signer, endpoint, settings.s3_region)
     timeout = aiohttp.ClientTimeout(
         total=None, sock_connect=settings.s3_connect_timeout_seconds, sock_read=settings.s3_read_timeout_seconds
     )
@@ -147,7 +148,7 @@ async def pubsub_client(settings: S3Settings, endpoint: str, signer: Signer | No
         cookie_jar=aiohttp.DummyCookieJar(),
         headers={"accept-encoding": "identity"},
     ) as http:
-        yield PubSub(http, signing)
+        yield PubSub(http, signer)
 
 
 def checked(what: str, name: str) -> str:
