@@ -14,6 +14,8 @@ from typing import Any
 
 import httpx
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from testbed.kubernetes_api import KubernetesApi, inference_service, kubernetes_api, wait_until_ready
 from testbed.processes import environment, wait_for
@@ -22,6 +24,7 @@ from whimbrel.local.api import protobuf
 ISVCS = "/apis/serving.kserve.io/v1beta1/namespaces/default/inferenceservices"
 MAPS = "/api/v1/namespaces/default/configmaps"
 DEPLOYMENT = b"k8s\x00\x0a\x15\x0a\x07apps/v1\x12\x0aDeployment"  # the start of what kubectl sends
+EVENTS = "/api/v1/namespaces/default/events"
 PODS = "/api/v1/namespaces/default/pods"
 
 
@@ -177,6 +180,55 @@ def test_a_secret_keeps_no_plain_text(client: httpx.Client) -> None:
     assert found["data"] == {"password": "d2FyYmxlcg=="} and "stringData" not in found and found["type"] == "Opaque"
     answer = client.post(path, json={"metadata": {"name": "t"}, "data": {"password": "plain"}})
     assert answer.status_code == 422 and answer.json()["details"]["causes"][0]["field"] == "data.password"
+
+
+FIELDS = ["metadata", "spec", "data", "stringData", "status", "name", "labels", "annotations", "finalizers", "uid"]
+FIELDS += ["ownerReferences", "managedFields", "generateName", "namespace", "predictor", "containers", "fieldsV1"]
+FIELDS += ["resourceVersion", "$patch", "$retainKeys", "$setElementOrder/containers", "f:spec", "preconditions"]
+ANY_VALUE = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=9),
+    lambda below: st.lists(below, max_size=3) | st.dictionaries(st.sampled_from(FIELDS), below, max_size=4),
+    max_leaves=12,
+)
+METADATA = st.dictionaries(st.sampled_from(FIELDS), ANY_VALUE, max_size=3)
+PARTS = dict.fromkeys(("spec", "data", "stringData", "status", "involvedObject", "subsets"), ANY_VALUE)
+OBJECTS = ANY_VALUE | st.fixed_dictionaries({"metadata": METADATA}, optional=PARTS)
+OPERATIONS = st.fixed_dictionaries(
+    {"op": st.sampled_from(["add", "remove", "replace", "move", "copy", "test", "fly"])},
+    optional={
+        "path": st.sampled_from(["", "/spec", "/metadata/labels/a", "/data/-", "x"]),
+        "value": ANY_VALUE,
+        "from": ANY_VALUE,
+    },
+)
+PATCHES = OBJECTS | st.lists(OPERATIONS, max_size=3)
+COLLECTIONS = [MAPS, ISVCS, PODS, EVENTS, "/api/v1/namespaces/default/secrets"]
+MEDIA = ["json-patch+json", "merge-patch+json", "strategic-merge-patch+json", "apply-patch+yaml"]
+
+
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(path=st.sampled_from(COLLECTIONS), body=OBJECTS, more=PATCHES, media=st.sampled_from(MEDIA))
+def test_no_body_makes_the_server_fail(client: httpx.Client, path: str, body: Any, more: Any, media: str) -> None:
+    table = {"accept": "application/json;as=Table;v=v1;g=meta.k8s.io"}
+    patch = {"content-type": f"application/{media}"}
+    options = {"fieldManager": "test", "force": "true", "fieldValidation": "Ignore"}
+    metadata = body.get("metadata") if isinstance(body, dict) else None
+    named = {**body, "metadata": {**metadata, "name": "odd"}} if isinstance(metadata, dict) else body
+    answers = [
+        client.post(path, json=named, params={"fieldValidation": "Ignore"}),
+        client.put(f"{path}/odd", json=body),
+        client.patch(f"{path}/odd", content=json.dumps(more), headers=patch, params=options),
+        client.patch(f"{path}/odd/status", content=json.dumps(more), headers=patch, params=options),
+        client.get(path, headers=table),
+        client.request("DELETE", f"{path}/odd", json=more),
+    ]
+    assert [answer.text for answer in answers if answer.status_code >= 500] == []
+    assert answers[4].status_code == 200
+    found = client.get(f"{path}/odd")
+    if found.status_code == 200:  # a finalizer
+        bare = {**found.json()["metadata"], "finalizers": []}
+        client.patch(f"{path}/odd", json={"metadata": bare}, headers={"content-type": "application/merge-patch+json"})
+        client.delete(f"{path}/odd")
 
 
 def test_a_stale_put_conflicts(client: httpx.Client) -> None:

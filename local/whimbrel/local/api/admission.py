@@ -83,14 +83,13 @@ def _without(value: Any, refused: frozenset[str], path: str) -> Any:
 def _secret(given: Object) -> Object:
     """`stringData` is another way to write `data`, and never read back."""
     found = {name: value for name, value in given.items() if name != "stringData"}
-    written = given.get("stringData") or {}
+    maps = {field: given.get(field) or {} for field in ("data", "stringData")}
     name = str(given["metadata"].get("name", ""))
-    if not isinstance(written, dict) or not all(isinstance(value, str) for value in written.values()):
-        raise invalid(SECRET, name, [Cause("stringData", "expected a map of strings")])
-    data = {
-        **(found.get("data") or {}),
-        **{key: base64.b64encode(text.encode()).decode() for key, text in written.items()},
-    }
+    for field, words in maps.items():
+        if not isinstance(words, dict) or not all(isinstance(value, str) for value in words.values()):
+            raise invalid(SECRET, name, [Cause(field, "expected a map of strings")])
+    encoded = {key: base64.b64encode(text.encode()).decode() for key, text in maps["stringData"].items()}
+    data = {**maps["data"], **encoded}
     wrong = [key for key, value in data.items() if not _is_base64(value)]
     if wrong:
         raise invalid(

@@ -38,7 +38,10 @@ def cell(column: Column, found: Object, now: datetime) -> Cell:
     """A missing value is None, which kubectl shows as nothing (a missing date as <unknown>)."""
     computed = _COMPUTED.get(column.path)
     if computed is not None:
-        return computed(found, now)
+        try:
+            return computed(found, now)
+        except (TypeError, AttributeError, ValueError):  # one odd object is no reason to show none
+            return None
     values = _values(column.path, found)
     if column.type == "date":
         return _age(values[0] if values else None, now)

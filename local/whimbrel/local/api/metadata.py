@@ -29,7 +29,7 @@ def created(kind: Kind, given: Object) -> Object:
     """A new object as it is stored: named, stamped, without a status of its own. Raises ApiFault."""
     metadata = dict(_metadata(kind, given))
     if not metadata.get("name") and metadata.get("generateName"):
-        metadata["name"] = metadata["generateName"] + "".join(secrets.choice(_NAME_LETTERS) for _ in range(5))
+        metadata["name"] = f"{metadata['generateName']}" + "".join(secrets.choice(_NAME_LETTERS) for _ in range(5))
     for field in (*_SERVER_ONLY, "resourceVersion", "selfLink"):
         metadata.pop(field, None)
     if kind.namespaced:
@@ -51,6 +51,8 @@ def updated(kind: Kind, stored: Object, given: Object, subresource: str | None) 
     if subresource == "status":
         if not kind.has_status:
             raise ApiFault(f"{kind.resource} has no status subresource")
+        if not isinstance(given.get("status", {}), dict):
+            raise invalid(kind, stored["metadata"]["name"], [Cause("status", "expected an object")])
         return {**without(stored, "status"), **({"status": given["status"]} if "status" in given else {})}
     new = {**given, "apiVersion": kind.api_version, "kind": kind.kind}
     new["metadata"] = _carried(kind, stored, _metadata(kind, given))
@@ -89,10 +91,10 @@ def _carried(kind: Kind, stored: Object, given: Object) -> Object:
     for field in (*_SERVER_ONLY, "name", "namespace", "resourceVersion"):
         if field in before:
             metadata[field] = before[field]
+    _check(kind, metadata)
     added = set(metadata.get("finalizers", [])) - set(before.get("finalizers", []))
     if is_terminating(stored) and added:
         raise Forbidden(f'{kind.resource} "{before["name"]}" is being deleted: no finalizer can be added')
-    _check(kind, metadata)
     return tidy(metadata)
 
 
@@ -109,7 +111,7 @@ def _metadata(kind: Kind, given: Object) -> Object:
 
 
 def _check(kind: Kind, metadata: Object) -> None:
-    causes = [*_wrong_name(kind, metadata), *_wrong_words(metadata)]
+    causes = [*_wrong_name(kind, metadata), *_wrong_words(metadata), *_wrong_lists(metadata)]
     if causes:
         raise invalid(kind, str(metadata.get("name") or ""), causes)
 
@@ -139,10 +141,23 @@ def _wrong_words(metadata: Object) -> list[Cause]:
                 for name, value in words.items()
                 if (expected := _expected(field, name, value))
             ]
-    for field in ("finalizers", "ownerReferences"):
-        if not isinstance(metadata.get(field, []), list):
-            causes.append(Cause(f"metadata.{field}", f"expected a list, seen {metadata[field]!r:.80}"))
     return causes
+
+
+def _wrong_lists(metadata: Object) -> list[Cause]:
+    causes = []
+    for field, expected in (("finalizers", "strings"), ("ownerReferences", "objects with a uid")):
+        listed = metadata.get(field)
+        if listed is None:
+            metadata.pop(field, None)
+        elif not isinstance(listed, list) or not all(_is_listed(field, each) for each in listed):
+            causes.append(Cause(f"metadata.{field}", f"expected a list of {expected}, seen {listed!r:.80}"))
+    return causes
+
+
+def _is_listed(field: str, item: Any) -> bool:
+    found = item.get("uid") if field == "ownerReferences" and isinstance(item, dict) else item
+    return isinstance(found, str)
 
 
 def _expected(field: str, name: str, value: Any) -> str:

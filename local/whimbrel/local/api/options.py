@@ -58,12 +58,15 @@ def write_options(query: Mapping[str, str], user_agent: str) -> WriteOptions:
 
 def delete_options(query: Mapping[str, str], body: Mapping[str, Any]) -> DeleteOptions:
     """From the parameters or from a DeleteOptions object."""
-    dry_run = query.get("dryRun") or next(iter(body.get("dryRun") or []), "")
+    asked = body.get("dryRun")
+    dry_run = query.get("dryRun") or (asked[0] if isinstance(asked, list) and asked else "")
     propagation = query.get("propagationPolicy") or body.get("propagationPolicy")
     if propagation is None:
         propagation = "Orphan" if body.get("orphanDependents") else "Background"
     policy: Propagation = _word("propagationPolicy", propagation, Propagation)
     wanted = body.get("preconditions") or {}
+    if not isinstance(wanted, dict):
+        raise BadRequest(f"preconditions: expected an object, seen {wanted!r:.40}")
     preconditions = Preconditions(wanted.get("uid"), wanted.get("resourceVersion")) if wanted else None
     return DeleteOptions(_dry_run(str(dry_run)), policy, preconditions)
 
@@ -120,6 +123,6 @@ def _flag(query: Mapping[str, str], name: str) -> bool:
 
 def _number(query: Mapping[str, str], name: str, least: int, most: int) -> int:
     value = query.get(name) or "0"
-    if not value.isascii() or not value.isdigit() or not least <= int(value) <= most:
+    if not value.isascii() or not value.isdigit() or len(value) > 19 or not least <= int(value) <= most:
         raise BadRequest(f"{name}: expected a number from {least} to {most}, seen {value!r:.40}")
     return int(value)

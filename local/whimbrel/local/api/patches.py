@@ -34,7 +34,12 @@ def applied(kind: Kind, form: str, found: Object, patch: Any) -> Object:
         return _operations(kind, found, patch)
     if not isinstance(patch, dict):
         raise BadRequest(f"expected the patch to be an object, seen {str(patch)!r:.80}")
-    return _object(strategic.merged(found, patch) if form == STRATEGIC else merged(found, patch))
+    if form == MERGE:
+        return _object(merged(found, patch))
+    try:
+        return _object(strategic.merged(found, patch))
+    except (TypeError, AttributeError) as error:
+        raise BadRequest(f"the strategic merge patch cannot be read: {error!s:.200}") from None
 
 
 def merged(found: Any, patch: Any) -> Any:

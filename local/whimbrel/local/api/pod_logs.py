@@ -135,6 +135,6 @@ def _number(query: Mapping[str, str], name: str) -> int | None:
     value = query.get(name)
     if value in (None, ""):
         return None
-    if not str(value).isascii() or not str(value).isdigit():
+    if not str(value).isascii() or not str(value).isdigit() or len(str(value)) > 18:
         raise BadRequest(f"{name}: expected a number, seen {value!r:.40}")
     return int(str(value))

@@ -50,11 +50,6 @@ def parse(labels: str = "", fields: str = "") -> Selector:
     return Selector(tuple(_label(part) for part in _parts(labels)), tuple(_by_field(part) for part in _parts(fields)))
 
 
-def of_labels(**labels: str) -> Selector:
-    """Objects that have all these labels; a `/` or `.` in a key needs `parse`."""
-    return Selector(tuple(Requirement(key, frozenset({value})) for key, value in labels.items()))
-
-
 def _parts(text: str) -> list[str]:
     return [part.strip() for part in _COMMA.split(text) if part.strip()]
 

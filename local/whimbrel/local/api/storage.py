@@ -229,7 +229,8 @@ class Storage:
                 raise ApiFault(f"the object cannot be written: {error}; is the disk full?") from None
             listeners = [*self._listeners] if keep and transaction.wrote else []
         for listener in listeners:
-            listener()
+            with suppress(RuntimeError):  # its event loop has just ended
+                listener()
 
 
 def _check_version(kind: Kind, stored: Object, given: Object) -> None:
