@@ -56,6 +56,17 @@ async def test_it_is_ready_when_its_probe_answers_and_ends_with_its_children(tmp
         assert not process.ready
 
 
+async def test_a_command_gets_its_port_and_its_arguments(tmp_path: Path) -> None:
+    command = (sys.executable, "-m", "testbed.toy_server", "$(PORT)")
+    async with place(tmp_path) as here:
+        process = Supervised(replace(toy(), module="", command=command, arguments=("--child",)), here)
+        process.start()
+
+        assert await process.address(30) is not None
+        assert await asyncio.to_thread(child_of, tmp_path)
+        await process.stop()
+
+
 async def test_a_killed_process_is_started_again(tmp_path: Path) -> None:
     async with place(tmp_path) as here:
         process = Supervised(toy(), here)

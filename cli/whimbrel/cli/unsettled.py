@@ -35,14 +35,11 @@ _AGAIN_SECONDS = 5.0
 
 async def keep_announced(engine: Engine) -> None:
     """Until cancelled: once for each start of the embedded store, whose queue is empty then."""
-    settling = engine.settling
-    if settling is None:
-        logger.info("no notification or no bucket of results in the manifests: nothing is announced again")
-        return
     done: datetime | None = None
     while True:
-        begun = engine.store_begun()
-        if begun is not None and begun != done and await _announce(engine, settling, begun):
+        settling, begun = engine.settling, engine.store_begun()
+        # Without a notification or a bucket of results there is nothing to announce, yet.
+        if settling is not None and begun is not None and begun != done and await _announce(engine, settling, begun):
             done = begun
         await asyncio.sleep(_POLL_SECONDS)
 

@@ -149,13 +149,13 @@ class Supervised:
         environment = {**workload.environment, "PORT": str(http_port)}
         if workload.grpc:
             environment["WHIMBREL_GRPC_PORT"] = str(self._address.grpc_port)
-        arguments = [expand(argument, environment) for argument in workload.arguments]
+        command = [expand(each, environment) for each in (*_command(workload), *workload.arguments)]
         log = place.log(workload.name)
         log.parent.mkdir(parents=True, exist_ok=True)
         _put_aside_when_long(log)
         with log.open("ab") as output:
             process = await asyncio.create_subprocess_exec(
-                *place.wardship.command([*_command(workload), *arguments]),
+                *place.wardship.command(command),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
