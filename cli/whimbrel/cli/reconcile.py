@@ -24,6 +24,7 @@ from whimbrel.cli.options import (
     ResultsBucket,
     State,
 )
+from whimbrel.core.errors import InputRefused
 
 if TYPE_CHECKING:
     from whimbrel.eventing.reconcile.announce import BrokerAnnouncer
@@ -117,6 +118,9 @@ def _digest(model_version: str, connection: Connection) -> str:
 
     if re.fullmatch(r"sha256:[0-9a-f]{64}", model_version):
         return model_version
+    if not model_version.startswith("models:/"):
+        forms = "models:/NAME/VERSION, models:/NAME@ALIAS or sha256:DIGEST"
+        raise InputRefused(f"expected {forms} as --model-version, seen {model_version!r}")
     return resolve(model_version, connection.tracking_uri()).digest
 
 
