@@ -9,13 +9,15 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 from testbed.processes import environment
 from whimbrel.core.errors import SettingsError
 from whimbrel.local.api import faults, kinds, selectors
+from whimbrel.local.api import metadata as meta
+from whimbrel.local.api.deletion import Propagation
 from whimbrel.local.api.server import open_storage
 from whimbrel.local.api.storage import Preconditions, Storage
 from whimbrel.local.api.watching import Watch, meaning, watch
@@ -193,6 +195,23 @@ def test_a_namespace_ends_when_the_last_object_in_it_has_gone(storage: Storage) 
     kept = storage.get(ISVC, "birds", "kept")
     storage.update(ISVC, {**kept, "metadata": {**kept["metadata"], "finalizers": []}})
     assert [each["metadata"]["name"] for each in storage.list(kinds.NAMESPACE)] == ["default"]
+
+
+def test_an_empty_namespace_ends_at_once(storage: Storage) -> None:
+    storage.create(kinds.NAMESPACE, {"metadata": {"name": "empty"}})
+    assert storage.delete(kinds.NAMESPACE, None, "empty") is None
+    with pytest.raises(faults.Forbidden, match="may not be deleted"):
+        storage.delete(kinds.NAMESPACE, None, "default")
+
+
+@pytest.mark.parametrize("propagation", get_args(Propagation))
+def test_owners_in_a_circle_can_be_deleted(storage: Storage, propagation: Propagation) -> None:
+    first = storage.create(kinds.POD, owned("first"))
+    second = storage.create(kinds.POD, owned("second", first))
+    storage.update(kinds.POD, owned("first", second))
+    storage.delete(kinds.POD, "default", "first", propagation=propagation)
+    left = [pod["metadata"]["name"] for pod in storage.list(kinds.POD) if not meta.is_terminating(pod)]
+    assert left == (["second"] if propagation == "Orphan" else [])
 
 
 def test_a_delete_can_name_the_very_object(storage: Storage) -> None:

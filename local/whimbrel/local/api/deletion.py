@@ -74,7 +74,9 @@ class Transaction:
         metadata = stored["metadata"]
         finalizers = [*metadata.get("finalizers", [])]
         waits = propagation == "Foreground" and bool(self._rows.dependents(metadata["uid"]))
-        if waits and _FOREGROUND not in finalizers:
+        if waits:
+            if _FOREGROUND in finalizers:
+                return stored  # it waits already; owners may go round in a circle
             finalizers.append(_FOREGROUND)
         if not finalizers:
             self._remove(kind, stored)
@@ -101,6 +103,7 @@ class Transaction:
         marked = self._mark(NAMESPACE, {**stored, "status": {"phase": "Terminating"}}, [])
         for _, document in self._rows.within(name):
             self._delete_if_there(json.loads(document)["metadata"]["uid"], "Background")
+        self._end_namespace(name)
         return marked if self._rows.get(NAMESPACE.resource, "", name) else None
 
     def _remove(self, kind: Kind, stored: Object) -> None:
