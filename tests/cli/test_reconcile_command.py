@@ -36,11 +36,8 @@ def test_a_result_that_went_missing_is_found_and_comes_back(machine: OneMachine)
     assert reconcile(machine)[0] == 0
 
     (result,) = machine.outcomes(prefix=PREFIX).results[f"{PREFIX}0001.png"]
-    folder = version_folder("photos", result.object.ref)
-    for key in (
-        f"{folder}/{result.model.digest.removeprefix('sha256:')}.json",
-        latest_key("photos", result.object.key),
-    ):
+    ref = result.object.ref
+    for key in (result_key("photos", ref, result.model.digest), latest_key("photos", ref.key)):
         machine.s3().delete_object(Bucket="results", Key=key)
     status, lines, _ = reconcile(machine)
     assert (status, lines[:-1]) == (1, [{"key": f"{PREFIX}0001.png", "outcome": "missing"}])
