@@ -1,84 +1,67 @@
-"""`make bench-predictor`: the predictor over REST against a bare loop of the same network; and a swap under load.
+"""`make bench-predictor`: the predictor over REST against a bare loop of the same network; swaps under load; the start.
 
 The bare loop computes batches as large as the concurrency, one after another, with nothing around: what the device
 gives. Both normalise the same uint8 images and rank the scores, in turn, in one run. Rewrites the tables between the
-markers in benchmarks/README.md.
+markers in benchmarks/README.md, and predictor.png.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-import httpx
 import numpy as np
+import predictor_plot
 import torch
+from predictor_process import IMAGE, Answered, asked, load, predictor
 from report import machine, spread, write_section
 
 from whimbrel.core.package import Package
-from whimbrel.core.settings import environment_name
 from whimbrel.mlflow.packages import import_torchvision
-from whimbrel.predictors.torch_network import TorchNetwork, choose_device, load
+from whimbrel.predictors import torch_network
+from whimbrel.predictors.batch_policy import BatchLimits
+from whimbrel.predictors.batcher import batching, device_threads
+from whimbrel.predictors.null_network import NullNetwork
+from whimbrel.predictors.torch_network import TorchNetwork, choose_device
 
 NETWORKS = ("resnet18", "resnet50")
 CONCURRENCIES = (1, 8, 32)
-ROUNDS, SECONDS, SWAP_SECONDS = 3, float(os.environ.get("BENCH_SECONDS", "4")), 6.0
+WAITING = (10, 100, 1000)
+ROUNDS, SECONDS = 3, float(os.environ.get("BENCH_SECONDS", "3"))
+SWAPS, SWAP_CLIENTS, SECONDS_BEFORE_SWAPS, SECONDS_BETWEEN = 3, 8, 6.0, 2.0
 BEGIN, END = "<!-- predictor: written by `make bench-predictor` -->", "<!-- /predictor -->"
-IMAGE = np.random.default_rng(0).integers(0, 256, (1, 224, 224, 3), dtype=np.uint8)
+
+REQUIRED = """
+import sys
+from pathlib import Path
+import numpy as np
+from whimbrel.core import kserve_sdk
+from whimbrel.core.package import Package, read_manifest
+from whimbrel.predictors import torch_network
+folder = Path(sys.argv[1])
+network = torch_network.load(Package(folder, *read_manifest(folder)), torch_network.choose_device("auto"))
+preset = network.description.preset
+network.infer(np.zeros((1, preset.height, preset.width, 3), np.uint8), 5)
+"""
 
 
-@dataclass(frozen=True)
-class Answered:
-    at: float
-    seconds: float
-    status: int
+@dataclass
+class Measured:
+    """Of one network. `rates`: images/s, ours and bare, by concurrency; `over`: ms over the bare call at 1."""
 
-
-@contextmanager
-def predictor(package: Package) -> Iterator[str]:
-    """The URL of a predictor of the package, ready."""
-    port = 18080 + os.getpid() % 10000
-    options = {
-        "model_name": "m",
-        "model_uri": package.folder.as_uri(),
-        "model_digest": package.digest,
-        "model_version": "first",
-        "http_port": str(port),
-        "grpc_port": "0",
-        "repository_api": "true",
-        "allowed_uri_prefixes": package.folder.as_uri(),
-        "log_level": "warning",
-    }
-    environment = os.environ | {environment_name(name): value for name, value in options.items()}
-    process = subprocess.Popen([sys.executable, "-m", "whimbrel.predictors"], env=environment)
-    url = f"http://127.0.0.1:{port}"
-    try:
-        deadline = time.monotonic() + 120
-        while not _ready(url):
-            assert process.poll() is None and time.monotonic() < deadline, "the predictor does not get ready"
-            time.sleep(0.1)
-        yield url
-    finally:
-        process.terminate()
-        process.wait(60)
-
-
-def _ready(url: str) -> bool:
-    try:
-        return httpx.get(f"{url}/v2/health/ready").status_code == 200
-    except httpx.HTTPError:
-        return False
+    rates: dict[int, tuple[list[float], list[float]]] = field(default_factory=dict)
+    over: list[float] = field(default_factory=list)
+    starts: list[float] = field(default_factory=list)
+    required: list[float] = field(default_factory=list)
+    answers: list[Answered] = field(default_factory=list)
+    spans: list[tuple[float, float]] = field(default_factory=list)
 
 
 def bare(network: TorchNetwork, size: int) -> tuple[float, float]:
@@ -92,99 +75,141 @@ def bare(network: TorchNetwork, size: int) -> tuple[float, float]:
     return size * len(times) / (time.perf_counter() - started), statistics.median(times)
 
 
-async def served(url: str, clients: int, seconds: float, beside: Callable[[], Any] | None = None) -> list[Answered]:
-    """What `clients` saw that send one image after another; `beside` runs a third of the way in, in a thread."""
-    tensor = {"name": "images", "datatype": "UINT8", "shape": list(IMAGE.shape)}
-    head = json.dumps({"inputs": [tensor | {"parameters": {"binary_data_size": IMAGE.nbytes}}]}).encode()
-    headers, body = {"inference-header-content-length": str(len(head))}, head + IMAGE.tobytes()
-    answers: list[Answered] = []
-    end = time.perf_counter() + seconds
-
-    async def client(connection: httpx.AsyncClient) -> None:
-        while (sent := time.perf_counter()) < end:
-            answer = await connection.post(f"{url}/v2/models/m/infer", content=body, headers=headers)
-            answers.append(Answered(sent, time.perf_counter() - sent, answer.status_code))
-
-    async def meanwhile() -> None:
-        if beside is not None:
-            await asyncio.sleep(seconds / 3)
-            await asyncio.to_thread(beside)
-
-    async with httpx.AsyncClient(timeout=60, limits=httpx.Limits(max_connections=clients)) as connection:
-        await asyncio.gather(meanwhile(), *(client(connection) for _ in range(clients)))
-    return answers
+def measure_throughput(measured: Measured, network: TorchNetwork, port: int) -> None:
+    for clients in CONCURRENCIES:
+        ours, alone = measured.rates.setdefault(clients, ([], []))
+        for _ in range(ROUNDS):
+            rate, seconds = bare(network, clients)
+            answers = asked(port, clients, SECONDS)
+            assert all(answer.status == 200 for answer in answers)
+            alone.append(rate)
+            ours.append(_rate_of(answers))
+            if clients == 1:
+                measured.over.append(1000 * (statistics.median(answer.seconds for answer in answers) - seconds))
 
 
-def rate_of(answers: list[Answered]) -> float:
+def _rate_of(answers: list[Answered]) -> float:
     """Answers a second, from the first request to the last answer."""
     return len(answers) / (max(each.at + each.seconds for each in answers) - min(each.at for each in answers))
 
 
-def throughput_rows(name: str, network: TorchNetwork, url: str) -> Iterator[str]:
-    for clients in CONCURRENCIES:
-        alone, over_rest, over = [], [], []
-        for _ in range(ROUNDS):
-            rate, seconds = bare(network, clients)
-            answers = asyncio.run(served(url, clients, SECONDS))
-            assert all(answer.status == 200 for answer in answers)
-            alone.append(rate)
-            over_rest.append(rate_of(answers))
-            over.append(1000 * (statistics.median(answer.seconds for answer in answers) - seconds))
-        ratio = [ours / theirs for ours, theirs in zip(over_rest, alone, strict=True)]
-        added = spread(over, 1) if clients == 1 else ""
-        yield f"| {name} | {clients} | {spread(over_rest, 1)} | {spread(alone, 1)} | {spread(ratio, 2)} | {added} |"
-
-
-def swap_row(name: str, package: Package, url: str) -> str:
-    moments: dict[str, float] = {}
-
+def measure_swaps(measured: Measured, package: Package, port: int) -> None:
     def swap() -> None:
-        parameters = {"version": "second", "uri": package.folder.as_uri(), "digest": package.digest}
-        moments["begin"] = time.perf_counter()
-        path = f"{url}/v2/repository/models/m/load"
-        httpx.post(path, json={"parameters": parameters}, timeout=120).raise_for_status()
-        moments["end"] = time.perf_counter()
+        for number in range(SWAPS):
+            began = time.perf_counter()
+            load(port, package, str(number + 1))
+            measured.spans.append((began, time.perf_counter()))
+            time.sleep(SECONDS_BETWEEN)
 
-    answers = asyncio.run(served(url, 8, 3 * SWAP_SECONDS, swap))
-    before = [each.seconds for each in answers if each.at + each.seconds < moments["begin"]]
+    measured.answers = asked(port, SWAP_CLIENTS, SECONDS_BEFORE_SWAPS, swap)
+
+
+def measure_start(measured: Measured, package: Package) -> None:
+    """In turn: a predictor to its first answer, and only what it cannot do without."""
+    for _ in range(ROUNDS):
+        with predictor(package) as served:
+            measured.starts.append(served.seconds_to_first_answer)
+        began = time.perf_counter()
+        subprocess.run([sys.executable, "-c", REQUIRED, str(package.folder)], check=True)
+        measured.required.append(time.perf_counter() - began)
+
+
+async def microseconds_a_request(waiting: int) -> float:
+    """Of the process, where so many requests wait at once, in batches of 8 of a network that takes no time."""
+    image = np.zeros((1, 8, 8, 3), np.uint8)
+    with device_threads() as threads:
+        limits = BatchLimits(8, 0.0, 10_000)
+        async with batching(NullNetwork(10), limits, threads, model_name="m", version="1") as batcher:
+            times = []
+            for _ in range(max(3, 3000 // waiting)):
+                began = time.process_time()
+                await asyncio.gather(*(batcher.infer(image, 1) for _ in range(waiting)))
+                times.append(time.process_time() - began)
+    return 1_000_000 * statistics.median(times) / waiting
+
+
+def throughput_rows(name: str, measured: Measured) -> list[str]:
+    rows = []
+    for clients, (ours, alone) in measured.rates.items():
+        ratio = [our / other for our, other in zip(ours, alone, strict=True)]
+        added = spread(measured.over, 1) if clients == 1 else ""
+        rows.append(f"| {name} | {clients} | {spread(ours, 1)} | {spread(alone, 1)} | {spread(ratio, 2)} | {added} |")
+    return rows
+
+
+def swap_row(name: str, measured: Measured) -> str:
+    first = measured.spans[0][0]
+    before = [each.seconds for each in measured.answers if each.at + each.seconds < first]
     during = [
-        each.seconds for each in answers if each.at < moments["end"] and each.at + each.seconds >= moments["begin"]
+        each.seconds
+        for each in measured.answers
+        if any(each.at < end and each.at + each.seconds >= begin for begin, end in measured.spans)
     ]
-    failed = sum(answer.status != 200 for answer in answers)
+    failed = sum(answer.status != 200 for answer in measured.answers)
     p99 = [float(np.percentile(seconds, 99)) for seconds in (before, during)]
+    seconds = spread([end - begin for begin, end in measured.spans], 2)
     return (
-        f"| {name} | {len(answers)} | {failed} | {moments['end'] - moments['begin']:.2f} | {1000 * p99[0]:.0f} | "
-        f"{1000 * p99[1]:.0f} | {p99[1] / p99[0]:.2f} |"
+        f"| {name} | {len(measured.answers)} | {failed} | {seconds} | {1000 * p99[0]:.0f} | {1000 * p99[1]:.0f} | "
+        f"{p99[1] / p99[0]:.2f} |"
     )
 
 
+def start_row(name: str, measured: Measured) -> str:
+    ratio = [ours / theirs for ours, theirs in zip(measured.starts, measured.required, strict=True)]
+    return f"| {name} | {spread(measured.starts, 2)} | {spread(measured.required, 2)} | {spread(ratio, 2)} |"
+
+
+def measured_of(name: str, folder: Path) -> Measured:
+    package, measured = import_torchvision(name, "none", folder / name), Measured()
+    network = torch_network.load(package, choose_device("auto"))
+    with predictor(package) as served:
+        measure_throughput(measured, network, served.port)
+        measure_swaps(measured, package, served.port)
+    network.close()
+    measure_start(measured, package)
+    return measured
+
+
 def main() -> None:
-    throughput: list[str] = []
-    swaps: list[str] = []
     with tempfile.TemporaryDirectory() as folder:
-        for name in NETWORKS:
-            package = import_torchvision(name, "none", Path(folder) / name)
-            network = load(package, choose_device("auto"))
-            with predictor(package) as url:
-                throughput += throughput_rows(name, network, url)
-                swaps.append(swap_row(name, package, url))
-                print(*throughput, *swaps, sep="\n")
+        all_measured = {name: measured_of(name, Path(folder)) for name in NETWORKS}
+    queueing = [asyncio.run(microseconds_a_request(waiting)) for waiting in WAITING]
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
     lines = [
         f"{machine('torch', 'torchvision', 'kserve')[:-1]}; {device}; "
         f"load average {os.getloadavg()[1]:.1f} at the end. "
         "float32, uint8 224 x 224 in, REST with "
-        f"binary tensors, client on the same machine; {ROUNDS} rounds of {SECONDS:g} s, median (least to most).",
+        f"binary tensors, clients on the same machine; {ROUNDS} rounds of {SECONDS:g} s, median (least to most).",
         "",
         "| Network | Concurrency | images/s, whimbrel | bare loop | whimbrel / bare | ms over the bare call |",
         "|---|---|---|---|---|---|",
-        *throughput,
+        *(row for name, measured in all_measured.items() for row in throughput_rows(name, measured)),
         "",
-        "| Network | Requests | Failed | Swap, s | p99 before, ms | during, ms | during / before |",
+        f"| Network | Requests | Failed | {SWAPS} swaps, s each | p99 before, ms | during, ms | during / before |",
         "|---|---|---|---|---|---|---|",
-        *swaps,
+        *(swap_row(name, measured) for name, measured in all_measured.items()),
+        "",
+        "| Network | Process start to first answer, s | imports, weights and one forward alone, s | ratio |",
+        "|---|---|---|---|",
+        *(start_row(name, measured) for name, measured in all_measured.items()),
+        "",
+        f"| Requests that wait at once | {' | '.join(map(str, WAITING))} |",
+        f"|---|{'---|' * len(WAITING)}",
+        f"| µs of queueing and batching a request | {' | '.join(f'{each:.0f}' for each in queueing)} |",
     ]
+    print(*lines[2:], sep="\n")
     write_section(BEGIN, END, "\n".join(lines))
+    predictor_plot.draw(
+        {name: measured.rates for name, measured in all_measured.items()},
+        {name: _swaps_of(measured) for name, measured in all_measured.items()},
+    )
+
+
+def _swaps_of(measured: Measured) -> tuple[list[tuple[float, float]], list[tuple[float, float]]]:
+    """Seconds from the first request on, and ms."""
+    zero = min(each.at for each in measured.answers)
+    answers = [(each.at - zero, 1000 * each.seconds) for each in measured.answers]
+    return answers, [(begin - zero, end - zero) for begin, end in measured.spans]
 
 
 if __name__ == "__main__":

@@ -67,7 +67,8 @@ def _behind_the_others() -> None:
     """Linux has a niceness for each thread, which nobody can take back; elsewhere it would be the whole process's."""
     if sys.platform == "linux":
         with contextlib.suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
+            niceness = os.getpriority(os.PRIO_PROCESS, 0) + _NICENESS
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), niceness)
 
 
 class Batcher:
