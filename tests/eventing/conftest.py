@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from testbed.ceph import Ceph
+from testbed.ceph_push import Queued, queued_events
 from testbed.processes import Running, running
 from testbed.stores import Store
 from whimbrel.eventing.source_process import deliver_all
@@ -134,3 +136,10 @@ def source_process(store: Store, queue: Queue, tmp_path: Path) -> SourceProcess:
         )
 
     return run
+
+
+@pytest.fixture(scope="session")
+def queued(ceph: Ceph) -> Iterator[Queued]:
+    """Asked for by whoever uses Ceph first: the gateway's 30 s then pass during other tests."""
+    with queued_events(ceph) as waiting:
+        yield waiting

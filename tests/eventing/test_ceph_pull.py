@@ -12,6 +12,7 @@ from botocore.credentials import Credentials
 
 from testbed.ceph import ACCESS_KEY, Ceph
 from testbed.ceph_pull import CREDENTIALS, FIRST, PulledBucket, ask, pulled_bucket
+from testbed.ceph_push import Queued
 from testbed.processes import Running, running, wait_for
 from testbed.sinks import Reply, scripted_sink
 from whimbrel.core.cloudevent import Event
@@ -24,7 +25,7 @@ PullSource = Callable[..., AbstractContextManager[Running]]
 
 
 @pytest.fixture(scope="module")
-def pulled(ceph: Ceph) -> PulledBucket:
+def pulled(ceph: Ceph, queued: Queued) -> PulledBucket:
     return pulled_bucket(ceph)
 
 

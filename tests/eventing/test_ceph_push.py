@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import threading
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,23 +15,20 @@ import pytest
 from aio_pika.abc import AbstractChannel
 from botocore.exceptions import ClientError
 
-from testbed.activator import activator
-from testbed.ceph import ACCESS_KEY, SECRET_KEY, Ceph
+from testbed.ceph import Ceph
 from testbed.ceph_pull import CREDENTIALS
+from testbed.ceph_push import KEYS, Queued, notify, topics_of
 from testbed.processes import Running, answers, free_port, running
 from testbed.rabbitmq import RabbitMq
 from testbed.sinks import Reply, scripted_sink
 from whimbrel.core.cloudevent import Event
 from whimbrel.core.records import object_event
-from whimbrel.core.settings import S3Settings
 from whimbrel.eventing.rgw.setup import Topics
 from whimbrel.eventing.rgw.signing import Signer
-from whimbrel.eventing.rgw.topic_plan import ENDPOINT, OPAQUE, PERSISTENT, NotificationWish, TopicWish
+from whimbrel.eventing.rgw.topic_plan import OPAQUE
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
-
-KEYS = ["plain.png", 'in/a b+ü&%41 "q".jpg', "in/..hidden", "a+b c.png", "日本/鳥.png"]
 
 
 @pytest.fixture
@@ -45,44 +41,6 @@ def photos(ceph: Ceph) -> str:
 @pytest.fixture
 def topics(ceph: Ceph) -> Topics:
     return topics_of(ceph)
-
-
-def topics_of(ceph: Ceph) -> Topics:
-    return Topics(S3Settings(s3_endpoint=ceph.endpoint), (ACCESS_KEY, SECRET_KEY))
-
-
-def notify(
-    topics: Topics, bucket: str, endpoint: str, attributes: Mapping[str, str], wish: Mapping[str, Any] | None = None
-) -> None:
-    """Push a bucket's events; nothing is left to change then."""
-    topic = TopicWish(f"topic-of-{bucket}", {ENDPOINT: endpoint, **attributes})
-    notification = NotificationWish(bucket=bucket, id="whimbrel", **(wish or {}))
-    topics.apply(topics.plan(topic, notification))
-    assert topics.plan(topic, notification).changes == ()
-
-
-@dataclass(frozen=True)
-class Queued:
-    """Events that wait in the gateway, for a receiver at `port` that an activator stands before."""
-
-    port: int
-    keys: list[str]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def queued(ceph: Ceph) -> Iterator[Queued]:
-    """Made before all tests here: a gateway looks for persistent topics every 30 s, which the others' time shortens."""
-    queued, bucket = Queued(free_port(), [*KEYS, *(f"in/{n}.png" for n in range(20))]), f"push-{uuid.uuid4().hex[:12]}"
-    client = ceph.s3()
-    client.create_bucket(Bucket=bucket)
-    with activator(queued.port) as open_port:
-        notify(topics_of(ceph), bucket, f"http://127.0.0.1:{open_port}", {PERSISTENT: "true"})
-        for key in queued.keys[:15]:
-            client.put_object(Bucket=bucket, Key=key, Body=b"x")
-        ceph.restart_gateway()
-        for key in queued.keys[15:]:
-            client.put_object(Bucket=bucket, Key=key, Body=b"x")
-        yield queued
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import ssl
 import threading
 from collections.abc import Callable, Iterator
@@ -19,7 +20,11 @@ from testbed.certificates import certificate_for_loopback
 from testbed.processes import Running, answers, free_port, running, wait_for
 from testbed.sinks import Reply, scripted_sink
 from whimbrel.core.cloudevent import Event, batched, binary, structured
+from whimbrel.core.errors import SettingsError
 from whimbrel.core.records import object_event, parse_record
+from whimbrel.core.settings import load
+from whimbrel.eventing.push.authentication import admission
+from whimbrel.eventing.push.settings import PushSourceSettings
 
 from .conftest import notification, record
 
@@ -255,16 +260,21 @@ def test_https(receiver: Callable[..., Any], tmp_path: Path) -> None:
     [
         (["--push-user=birds"], "expected WHIMBREL_PUSH_USER with its password, or neither"),
         (["--push-token-file=/nowhere"], "setting WHIMBREL_PUSH_TOKEN_FILE: cannot read /nowhere"),
+        (["--push-token-file=/dev/null"], "expected a secret in /dev/null, seen an empty file"),
         (["--push-token=a", "--push-token-file=b"], "expected one of WHIMBREL_PUSH_TOKEN and its _FILE, seen both"),
-        (["--http-tls-certificate=/nowhere.pem"], "expected a certificate and its key as PEM files"),
         (["--http-tls-key=/nowhere.pem"], "expected WHIMBREL_HTTP_TLS_CERTIFICATE beside WHIMBREL_HTTP_TLS_KEY"),
     ],
 )
-def test_a_wrong_setting_ends_the_start(arguments: list[str], said: str, tmp_path: Path) -> None:
+def test_a_wrong_setting_is_named(arguments: list[str], said: str) -> None:
+    with pytest.raises(SettingsError, match=re.escape(said)):
+        admission(load(PushSourceSettings, ["--sink=http://127.0.0.1:9/", *arguments], program="source"))
+
+
+def test_a_certificate_that_is_none_ends_the_start(tmp_path: Path) -> None:
+    arguments = ("source", "s3-push", "--http-port=0", "--sink=http://127.0.0.1:9/")
     with running(
-        "whimbrel.eventing", *("source", "s3-push", "--http-port=0", "--sink=http://127.0.0.1:9/"), *arguments,
-        log=tmp_path / "source.log",
-    ) as process:  # fmt: skip
-        assert process.process.wait(30) == 2
-        assert said in process.output()
+        "whimbrel.eventing", *arguments, "--http-tls-certificate=/nowhere.pem", log=tmp_path / "source.log"
+    ) as process:
+        assert process.process.wait(60) == 2
+        assert "expected a certificate and its key as PEM files, seen /nowhere.pem" in process.output()
         assert "Traceback" not in process.output()
