@@ -188,6 +188,20 @@ async def test_one_thing_that_is_missing(
 
 
 @pytest.mark.anyio
+async def test_an_image_by_its_tag_tells_the_version_too(tmp_path: Path) -> None:
+    def manager(tag: str) -> Object:
+        pod = {"containers": [{"image": f"kserve/kserve-controller:{tag}"}]}
+        spec = {"replicas": 1, "template": {"spec": pod}}
+        return named("apps/v1", "Deployment", "manager", "kserve", spec=spec, status={"availableReplicas": 1})
+
+    old, _ = await looked_at(tmp_path, whole() | {"kserve": manager("v0.15.1")})
+    untold, _ = await looked_at(tmp_path, whole() | {"kserve": manager("latest")})
+
+    assert ("KServe", WARNING) in not_ok(old)
+    assert [each.seen for each in untold if each.check == "KServe"] == ["available; its version is not told"]
+
+
+@pytest.mark.anyio
 async def test_an_empty_cluster(tmp_path: Path) -> None:
     found, _ = await looked_at(tmp_path, {}, groups={})
 

@@ -306,6 +306,11 @@ def test_faults_by_line_and_column(old: str, new: str, expected: list[str]) -> N
             "f.yaml:7:23: images.registery: unknown field; did you mean 'registry'?",
         ),
         (
+            "secrets: {source: {secret: s, kez: k, key: k}}",
+            "f.yaml:7:31: secrets.source.kez: unknown field; did you mean",
+        ),
+        ("transformer: {scale: {maks: 2}}", "f.yaml:7:23: transformer.scale.maks: unknown field (known: min, max"),
+        (
             "task: segmentation",
             "f.yaml:7:1: task: expected 'classification', 'detection' or 'pose', seen 'segmentation'",
         ),

@@ -133,26 +133,33 @@ async def _delete(
     state: Path,
 ) -> None:
     async with cluster(kubeconfig, context, state) as client:
-        objects = await fitting(client, objects)
         within = namespace or client.namespace
-        wanted: list[Named] = [(kind, name, within if kind.namespaced else None) for kind, name in named]
-        for each in objects:
-            kind = await client.kind_of(each)
-            own = placed(each, kind, namespace)["metadata"].get("namespace") or client.namespace
-            wanted.append((kind, each["metadata"]["name"], own if kind.namespaced else None))
-        missing = 0
-        for kind, name, place in wanted:
-            try:
-                await client.delete(kind, name, place, dry_run=dry_run)
-                say(f"{resource_name(kind, name)} deleted{' (dry run)' if dry_run else ''}")
-            except NotFound as error:
-                missing += 1
-                if not ignore_not_found:
-                    progress_out.print(str(error), markup=False, soft_wrap=True)
+        wanted = [(kind, name, within if kind.namespaced else None) for kind, name in named]
+        wanted += [await _place(client, each, namespace) for each in await fitting(client, objects)]
+        missing = [each for each in wanted if not await _delete_one(client, each, dry_run, quiet=ignore_not_found)]
         if wait and not dry_run:
             await wait_gone(client, wanted, wait)
         if missing and not ignore_not_found:
             raise typer.Exit(1)
+
+
+async def _place(client: Client, found: Object, namespace: str | None) -> Named:
+    kind = await client.kind_of(found)
+    own = placed(found, kind, namespace)["metadata"].get("namespace") or client.namespace
+    return kind, found["metadata"]["name"], own if kind.namespaced else None
+
+
+async def _delete_one(client: Client, place: Named, dry_run: bool, *, quiet: bool) -> bool:
+    """Whether it was there."""
+    kind, name, namespace = place
+    try:
+        await client.delete(kind, name, namespace, dry_run=dry_run)
+    except NotFound as error:
+        if not quiet:
+            progress_out.print(str(error), markup=False, soft_wrap=True)
+        return False
+    say(f"{resource_name(kind, name)} deleted{' (dry run)' if dry_run else ''}")
+    return True
 
 
 async def fitting(client: Client, objects: list[Object]) -> list[Object]:

@@ -123,7 +123,7 @@ def _with_remedy(failure: WhimbrelError, kind: Kind, name: str, namespace: str |
 def _judge(text: str) -> tuple[Judge, str]:
     if text == "ready":
         return is_ready, "Ready"
-    if text in ("deleted", "delete"):
+    if text == "deleted":
         return is_gone, "gone"
     word, _, condition = text.partition("=")
     type_, _, status = condition.partition("=")

@@ -156,7 +156,8 @@ async def _greet(api: kr8s.asyncio.Api, path: str, context: str | None, source: 
 
 def _no_kubeconfig(path: str, context: str | None, fault: ValueError) -> SettingsError:
     wanted = f"context {context!r} in the kubeconfig {path!r}" if context else f"a kubeconfig, seen none at {path!r}"
-    return SettingsError(f"expected {wanted} ({fault}); set KUBECONFIG or name one with --kubeconfig and --context")
+    remedy = "set KUBECONFIG, name one with --kubeconfig and --context, or start an engine with 'whimbrel up'"
+    return SettingsError(f"expected {wanted} ({fault}); {remedy}")
 
 
 async def _refuse_error(response: httpx.Response, doing: str) -> None:

@@ -56,6 +56,8 @@ def _running(found: Snapshot, place: str) -> Iterator[Finding]:
     elif down:
         pods = f"kubectl get pods -n {place}"
         yield missing(check, f"{version or 'a version unknown'}, not available: {', '.join(down)}", pods)
+    elif not any(character.isdigit() for character in version):
+        yield ok(check, "available; its version is not told")
     elif _minor(version) < _minor(SEEN_WORKING[place]):
         seen = f"{version}, older than {SEEN_WORKING[place]}, which this was tried with"
         yield warning(check, seen, _install(place))

@@ -14,15 +14,18 @@ from whimbrel.kube.function.conflicts import Fault, conflicts
 from whimbrel.kube.function.model import SCHEMA, Function
 from whimbrel.kube.marked_yaml import Document, Path
 
-_SECTIONS: Mapping[str, type[BaseModel]] = {
-    "input": model.Input,
-    "output": model.Output,
-    "model": model.Model,
-    "resources": model.Resources,
-    "gpu": model.Gpu,
-    "scale": model.Scale,
-    "transformer": model.Transformer,
-    "images": model.Images,
+_SECTIONS: Mapping[Path, type[BaseModel]] = {
+    (): Function,
+    ("input",): model.Input,
+    ("output",): model.Output,
+    ("model",): model.Model,
+    ("resources",): model.Resources,
+    ("gpu",): model.Gpu,
+    ("scale",): model.Scale,
+    ("transformer",): model.Transformer,
+    ("transformer", "resources"): model.Resources,
+    ("transformer", "scale"): model.TransformerScale,
+    ("images",): model.Images,
 }
 
 
@@ -110,15 +113,10 @@ def _unknown_kind(error: Any) -> str:
 
 def _known(path: Path, value: Any) -> list[str]:
     """The fields of the section at `path`, as the file spells them."""
-    section: type[BaseModel] = Function
-    for part in path:
-        value = value[part]
-        if part == "source":
-            section = model.SOURCES[value["kind"]]
-        elif part in _SECTIONS:
-            section = _SECTIONS[str(part)]
-        else:
-            section = model.SecretKey
+    if path == ("input", "source"):
+        section: type[BaseModel] = model.SOURCES[value["input"]["source"]["kind"]]
+    else:
+        section = _SECTIONS.get(path, model.SecretKey)
     return [field.alias or name for name, field in section.model_fields.items()]
 
 
