@@ -9,7 +9,7 @@ from urllib.parse import quote, urlencode
 
 import boto3
 import botocore.session
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
 
 from whimbrel.core.errors import InputRefused, NotFound, SettingsError, Unavailable, WhimbrelError
 from whimbrel.core.s3 import client_config, error_code
@@ -33,7 +33,6 @@ class Plan:
 
     topic: TopicWish
     notification: NotificationWish
-    topic_differs: bool
     changes: tuple[str, ...]
     others: tuple[str, ...]
 
@@ -77,10 +76,13 @@ class Topics:
         if changes and changes == differences:
             changes.append(f"notification {notification.id!r} of bucket {notification.bucket!r}: put again, with these")
         others = tuple(str(entry.get("Id")) for entry in found if entry.get("Id") != notification.id)
-        return Plan(topic, notification, bool(differences), tuple(changes), others)
+        return Plan(topic, notification, tuple(changes), others)
 
     def apply(self, plan: Plan) -> None:
-        """The notification is put again where the topic changed: RGW copies the topic's settings into it."""
+        """The notification is put again where the topic changed: RGW copies the topic's settings into it.
+
+        Putting one leaves the bucket's others as they are: unlike S3, RGW adds, or replaces, by Id.
+        """
         if not plan.changes:
             return
         bucket = plan.notification.bucket
@@ -133,6 +135,10 @@ def _asked(doing: str, call: Any, **parameters: Any) -> dict[str, Any]:
         answer: dict[str, Any] = call(**parameters)
     except ClientError as error:
         raise _refusal(error, doing) from error
+    except NoCredentialsError as error:
+        raise SettingsError(
+            f"{doing}: expected credentials, seen none; set AWS_ACCESS_KEY_ID and its secret"
+        ) from error
     except BotoCoreError as error:
         raise Unavailable(f"{doing}: the gateway does not answer ({error})") from error
     return answer
