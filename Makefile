@@ -11,7 +11,7 @@ PYTHON ?= $(shell for candidate in python3 python3.13 python3.12 python3.11; do 
 	&& { echo $$candidate; break; }; done)
 CODE := core predictors transformers eventing mlflow local kube loadtest cli tests benchmarks
 
-.PHONY: images engine wheel locks check-locks help demo up test test-cluster hey services lint format storm bench bench-transformer bench-api bench-predictor bench-sources clean
+.PHONY: images engine wheel locks check-locks help demo up test test-cluster hey services lint format storm bench bench-transformer bench-api bench-gateway bench-judge bench-predictor bench-sources clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -65,6 +65,9 @@ bench-transformer: $(VENV)/.dev ## measure decoding against Pillow alone and the
 bench-api: $(VENV)/.dev ## measure the one-machine API with 1,000 objects; rewrites the table in benchmarks/README.md
 	@PYTHONPATH=benchmarks $(BIN)/python benchmarks/api.py
 
+bench-gateway: $(VENV)/.dev ## measure what the gateway adds to a request and the engine to a start; rewrites the table in benchmarks/README.md
+	@PYTHONPATH=benchmarks $(BIN)/python benchmarks/gateway.py
+
 bench-predictor: $(VENV)/.dev ## measure the predictor against a bare loop, and a swap under load; rewrites the tables in benchmarks/README.md
 	@PYTHONPATH=benchmarks $(BIN)/python benchmarks/predictor.py
 
@@ -103,6 +106,9 @@ check-locks: $(VENV)/.dev wheel ## install each image's lock alone, start its pr
 
 $(BIN)/uv: | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet uv
+
+bench-judge: $(VENV)/.dev ## simulate 9,000 rollouts: false alarms and misses of the judge; rewrites the table in benchmarks/README.md
+	@PYTHONPATH=benchmarks $(BIN)/python benchmarks/judge.py
 
 clean: ## remove the virtual environment and all local state
 	rm -rf $(VENV) .whimbrel

@@ -385,6 +385,17 @@ def test_the_autoscaler_decides_between_the_bounds_and_the_machine_has_the_last_
         assert len(machine.storage.list(kinds.POD)) == running
 
 
+def test_a_revision_that_has_just_become_ready_keeps_its_process(machine: Machine) -> None:
+    machine.apply(service(minReplicas=0))
+    machine.once()
+    (first,) = machine.storage.list(kinds.POD)
+
+    machine.settle()
+
+    (now,) = machine.storage.list(kinds.POD)
+    assert now["metadata"]["uid"] == first["metadata"]["uid"]
+
+
 # References, environments, images
 
 
@@ -476,10 +487,7 @@ def test_a_sink_binding_gives_a_service_its_sink(machine: Machine) -> None:
         apiVersion: serving.knative.dev/v1
         kind: Service
         metadata: {name: poster}
-        spec:
-          template:
-            metadata: {annotations: {autoscaling.knative.dev/min-scale: "1"}}
-            spec: {containers: [{name: c, image: whimbrel/eventing}]}
+        spec: {template: {spec: {containers: [{name: c, image: whimbrel/eventing}]}}}
         """,
         """
         apiVersion: sources.knative.dev/v1

@@ -27,6 +27,7 @@ class Fronts:
         self._lock = threading.Lock()
         self._sockets: dict[str, socket.socket] = {}
         self._listeners: dict[str, Listener] = {}
+        self._ending: set[asyncio.Task[None]] = set()
         self._routes = Routes()
         self.gate = Gate(self._routes, wait_seconds, max_in_flight)
         self.broker = Replicas(BROKER)
@@ -69,10 +70,13 @@ class Fronts:
             listener = self._listeners.pop(name)
             with self._lock:
                 self._sockets.pop(name)
-            await listener.stop()
+            ending = asyncio.create_task(listener.stop())  # what is being answered there holds up nothing else
+            self._ending.add(ending)
+            ending.add_done_callback(self._ending.discard)
 
     async def stop(self) -> None:
-        await asyncio.gather(self._gateway.stop(), *(each.stop() for each in self._listeners.values()))
+        open_ = [self._gateway, *self._listeners.values()]
+        await asyncio.gather(*(each.stop() for each in open_), *self._ending)
         for name, opened in self._sockets.items():
             if name not in self._listeners:
                 opened.close()

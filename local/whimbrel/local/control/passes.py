@@ -182,7 +182,7 @@ class _Pass:
             scaling = replace(scaling, least=0)
         plan = RevisionPlan(key, scaling, fixed)
         self.outcome.revisions.append(plan)
-        wanted = plan.fixed if plan.fixed is not None else self.facts.replicas.get(key, scaling.least)
+        wanted = plan.fixed if plan.fixed is not None else self._scaled(revision, scaling)
         running = self._pods_of(revision, kinds.REVISION, revision["metadata"]["name"], _template(revision), wanted)
         seen = [self.facts.seen.get(names.of(pod), Seen()) for pod in running]
         failures = [failure for each in seen if (failure := pods.failure_of(each)) is not None and not each.ready]
@@ -200,6 +200,11 @@ class _Pass:
         self.world.set_status(kinds.REVISION, revision, status)
         if not was_ready and any(each.ready for each in seen):
             self._tell(revision, "RevisionReady", f"Revision {key[1]!r} is ready")
+
+    def _scaled(self, revision: Object, scaling: Scaling) -> int:
+        """What the autoscaler wants; until it has looked, a revision keeps what it has."""
+        present = len(self.world.owned(kinds.POD, revision))
+        return self.facts.replicas.get(names.of(revision), max(scaling.least, present))
 
     def _fixed(self, revision: Object, latest: bool, scaling: Scaling) -> int | None:
         """The number of processes of a revision that no autoscaler decides on."""
