@@ -197,6 +197,16 @@ def test_the_filter_of_the_notification_is_kept(place: Place) -> None:
     assert place.compare(key_prefix="in/", key_suffix=".jpg") == only_missing(1, 1)
 
 
+@pytest.mark.parametrize("prefix", ["in/", "in/a", "in/ü/", "in/ü", "in/./", "in//", "in/b/"])
+def test_results_are_known_under_any_prefix(place: Place, prefix: str) -> None:
+    """In folders that results have as they are, and in those that a result's key spells otherwise."""
+    for key in ("in/a.jpg", "in/ü/x", "in/ü.jpg", "in/./x", "in//x", "in/b/" + "long/" * 180):
+        place.answer(place.put(key))
+    report = place.compare(key_prefix=prefix)
+    assert report.objects > 0
+    assert report == only_missing(report.objects, 0, results=report.objects)
+
+
 def test_what_came_after_the_start_is_left_to_the_store(place: Place) -> None:
     place.put("a.jpg")
     (listed,) = place.s3.list_objects_v2(Bucket=place.question.bucket)["Contents"]

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from botocore.exceptions import BotoCoreError, ClientError
 
+from whimbrel.core.references import path_of_key
 from whimbrel.core.results import BY_VERSION
 from whimbrel.core.s3 import as_whimbrel_error
 from whimbrel.eventing.listing import folder, page
@@ -29,6 +30,7 @@ _log = logging.getLogger(__name__)
 RESULTS, OBJECTS, ANNOUNCED = "results", "objects", "announced"  # the steps
 _BATCH: Final = 100  # looked at, announced and concluded together; what a kill repeats at most
 _LOOKS_AT_ONCE: Final = 8
+_MOST_FOLDERS: Final = 256  # characters: a result's key keeps at least so many of a long key as they are
 
 Concluded = tuple[Row, Outcome, str]
 # Announces rows and yields what became of each as it becomes known: EMITTED, or REFUSED with the reason. A row that it
@@ -121,7 +123,7 @@ def report_of(survey: Survey) -> Report:
 def _list_results(client: S3Client, question: Question, survey: Survey, stop: threading.Event, watch: Watch) -> None:
     """Remember the folder of each object version that is settled."""
     places, position, listed = question.places, survey.position(RESULTS), 0
-    root = f"{folder(places.prefix_of(question.bucket))}{BY_VERSION}/"
+    root = f"{folder(places.prefix_of(question.bucket))}{BY_VERSION}/{_plain_folder(question.key_prefix)}"
     while position is not None and not stop.is_set():
         found, more = page(client, places.results_bucket, root, position.get("StartAfter", ""))
         names = (entry.key.rpartition("/") for entry in found)
@@ -130,6 +132,13 @@ def _list_results(client: S3Client, question: Question, survey: Survey, stop: th
         survey.add_settled([(each, outcome) for each, outcome in judged if outcome], RESULTS, position)
         listed += len(found)
         watch(RESULTS, listed, None)
+
+
+def _plain_folder(key_prefix: str) -> str:
+    """The folders that a prefix begins with, where results have the same; else all results are listed."""
+    folders = key_prefix.rpartition("/")[0]
+    is_same = len(folders) < _MOST_FOLDERS and path_of_key(folders) == folders
+    return f"{folders}/" if folders and is_same else ""
 
 
 def _list_objects(client: S3Client, question: Question, survey: Survey, stop: threading.Event, watch: Watch) -> None:
