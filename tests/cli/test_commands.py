@@ -132,7 +132,7 @@ def test_a_replay_that_is_delivered_deletes_the_dead_letter(machine: OneMachine)
 
 def test_the_status_says_what_runs_and_hides_the_credentials(machine: OneMachine) -> None:
     status = json.loads(whimbrel("status", "-o", "json", state=machine.state))
-    assert set(status["endpoints"]) == {"s3", "mlflow", "gateway", "broker"}
+    assert set(status["endpoints"]) == {"api", "s3", "mlflow", "gateway", "broker"}
     assert status["ready"] and all(each["ready"] for each in status["components"])
     assert "SECRET" not in json.dumps(status)
     assert "digits-predictor" in whimbrel("status", state=machine.state)
