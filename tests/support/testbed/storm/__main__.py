@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -36,6 +37,7 @@ def _ceph(folder: Path) -> Iterator[Lane]:
 
 
 def main() -> int:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # ends what it started, too
     arguments = _arguments()
     plan = Plan(arguments.objects, seed=arguments.seed, slices=max(10, arguments.objects // 100))
     done = []

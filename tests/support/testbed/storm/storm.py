@@ -40,9 +40,9 @@ _PUT_PAUSE_SECONDS = 0.2
 class Plan:
     """`objects` are shared by the lane's buckets, `broken` of a thousand of them are no pictures.
 
-    One process is killed after each slice of puts, and then every `kill_seconds` until `calm` of the objects (a share)
-    have their outcome. The store goes away once, for `outage_seconds`. What has no outcome when nothing moved
-    for `quiet_seconds` is announced by `reconcile`. All chances follow from `seed`.
+    One process is killed after each slice of puts, and then one every `kill_seconds`, once all are ready again, until
+    `calm` of the objects (a share) have their outcome. The store goes away once, for `outage_seconds`. What has no
+    outcome when nothing moved for `quiet_seconds` is announced by `reconcile`. All chances follow from `seed`.
     """
 
     objects: int
@@ -187,6 +187,7 @@ class _Rage:
             if outage is not None:
                 outage.join()
         while _settled(self.lane) < self.plan.calm * len(objects):
+            self.ours.wait_ready()  # else nothing ever passes where a start takes longer than the next kill
             time.sleep(self.chance.uniform(*self.plan.kill_seconds))
             self._kill(next(victims))
 
