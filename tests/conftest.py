@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from testbed.ceph import ABSENT, INSTALLED, Ceph, ceph_cluster
 from testbed.engine import OneMachine, one_machine
@@ -15,6 +16,11 @@ from testbed.stores import CREDENTIALS, Store, moto_store
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
+
+
+# A slow machine is no fault of what is tested.
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
 
 
 @pytest.fixture(scope="session")
