@@ -17,9 +17,11 @@ from testbed.processes import environment, free_port
 from testbed.recorded_cluster import Object, RecordedCluster, recorded_cluster
 from testbed.stores import CREDENTIALS, Store
 from whimbrel.core.kustomize import render
+from whimbrel.kube import function
 from whimbrel.kube.client import client
-from whimbrel.kube.doctor import Finding, State, around, judge, look
+from whimbrel.kube.doctor import Finding, State, around, judge, look, references
 from whimbrel.kube.doctor.around import Buckets
+from whimbrel.kube.marked_yaml import documents
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -253,6 +255,31 @@ async def test_flags_and_devices_that_an_overlay_needs(tmp_path: Path) -> None:
     assert "kubernetes.podspec-tolerations" in lacking["manifests"].seen
     assert lacking["GPUs"].seen == "0 allocatable, 1 wanted by one replica of each"
     assert [each for each in mended if each.state is MISSING] == []
+
+
+@pytest.mark.anyio
+async def test_secrets_that_a_function_file_refers_to(tmp_path: Path) -> None:
+    text = """\
+schema: whimbrel.dev/function/v1
+name: birds
+input: {bucket: photos, source: {kind: amqp, queue: birds, url: {secret: rabbitmq, key: url}}}
+model: null:10
+credentials: our-store
+settings: our-settings
+"""
+    wanted = function.render(function.read_function(documents(text, "f.yaml")[0]))
+    parts = whole() | {"default": deployment("mt-broker-controller", "knative-eventing", "1.22.2")}
+    rabbitmq = named("v1", "Secret", "rabbitmq", "default", data={"uri": "YQ=="})
+
+    found, _ = await looked_at(tmp_path, parts | {"rabbitmq": rabbitmq}, wanted=wanted)
+
+    assert [each.seen for each in found if each.state is MISSING] == [
+        "no Secret our-store",
+        "Secret rabbitmq has no url",
+    ]
+    assert references.credentials_name(wanted) == "our-store"
+    assert references.settings_name(wanted) == "our-settings"
+    assert references.variables(wanted)["WHIMBREL_RESULTS_BUCKET"] == "results"
 
 
 @pytest.fixture

@@ -14,15 +14,15 @@ import typer
 from whimbrel.cli.cluster import Context, Kubeconfig, Namespace, cluster, run
 from whimbrel.cli.console import Output, add_rows, out, print_json, table
 from whimbrel.cli.manifests import Files, Kustomizations, read_objects
-from whimbrel.cli.options import DEAD_LETTERS, DEFAULT_STATE, PHOTOS, RESULTS, ObjectBucket, OutputFormat, State
+from whimbrel.cli.options import DEAD_LETTERS, DEFAULT_STATE, PHOTOS, RESULTS, OutputFormat, State
 from whimbrel.core.errors import WhimbrelError
 from whimbrel.core.logs import redact
 from whimbrel.kube.client import Client
 from whimbrel.kube.doctor import Finding, judge, look
 from whimbrel.kube.doctor import State as Outcome
 from whimbrel.kube.doctor.around import Buckets, registry, store
+from whimbrel.kube.doctor.references import credentials_name, settings_name, variables
 from whimbrel.kube.doctor.snapshot import Snapshot
-from whimbrel.kube.doctor.workloads import variables
 from whimbrel.kube.function import is_embedded_store
 from whimbrel.kube.kinds import SECRET
 
@@ -33,9 +33,15 @@ def doctor(
     file: Files = None,
     kustomize: Kustomizations = None,
     namespace: Namespace = None,
-    bucket: ObjectBucket = PHOTOS,
-    settings: Annotated[str, typer.Option(help="ConfigMap with the addresses")] = "whimbrel-settings",
-    credentials: Annotated[str, typer.Option(help="Secret with the store's credentials")] = "whimbrel-s3",
+    bucket: Annotated[
+        str | None, typer.Option(help="bucket of the objects; default: that of a function file, photos")
+    ] = None,
+    settings: Annotated[
+        str | None, typer.Option(help="ConfigMap with the addresses; default: what -k or -f name, whimbrel-settings")
+    ] = None,
+    credentials: Annotated[
+        str | None, typer.Option(help="Secret with the store's credentials; default: likewise, whimbrel-s3")
+    ] = None,
     output: OutputFormat = Output.TABLE,
     kubeconfig: Kubeconfig = None,
     context: Context = None,
@@ -47,7 +53,9 @@ def doctor(
     """
     found = read_objects(file or [], kustomize or []) if file or kustomize else []
     wanted = [each for each in found if not is_embedded_store(each)]
-    findings = run(_doctor(wanted, namespace, bucket, settings, credentials, kubeconfig, context, state))
+    names = (settings or settings_name(wanted), credentials or credentials_name(wanted))
+    photos = bucket or next((_input_bucket(each) for each in found if is_embedded_store(each)), PHOTOS)
+    findings = run(_doctor(wanted, namespace, photos, names, kubeconfig, context, state))
     shown = [Finding(each.check, each.state, redact(each.seen), each.remedy) for each in findings]
     if output is Output.JSON:
         print_json([asdict(each) for each in shown])
@@ -61,15 +69,15 @@ async def _doctor(
     wanted: Sequence[Mapping[str, Any]],
     namespace: str | None,
     bucket: str,
-    settings: str,
-    credentials: str,
+    names: tuple[str, str],
     kubeconfig: str | None,
     context: str | None,
     state: Path,
 ) -> list[Finding]:
     async with cluster(kubeconfig, context, state) as client:
         within = namespace or client.namespace
-        snapshot = await look(client, within, settings=settings, secrets=[credentials], wanted=wanted)
+        settings, credentials = names
+        snapshot = await look(client, within, settings=settings, credentials=credentials, wanted=wanted)
         keys = await _credentials(client, credentials, within)
     data = snapshot.settings.objects[0].get("data") or {} if snapshot.settings.objects else {}
     around = await asyncio.gather(
@@ -87,8 +95,13 @@ async def _credentials(client: Client, name: str, namespace: str) -> tuple[str, 
         return None
 
 
+def _input_bucket(store: Mapping[str, Any]) -> str:
+    """The first of those that a function file has the engine make."""
+    return str(store["data"]["buckets"]).split()[0]
+
+
 def _buckets(snapshot: Snapshot, photos: str) -> Buckets:
-    named = variables(snapshot)
+    named = variables([*snapshot.wanted, *snapshot.inference_services.objects, *snapshot.services.objects])
     results = named.get("WHIMBREL_RESULTS_BUCKET", RESULTS)
     return Buckets(photos, results, named.get("WHIMBREL_DEAD_LETTERS_BUCKET", DEAD_LETTERS))
 

@@ -41,7 +41,7 @@ async def logs(
         return
     pods = (await client.list(POD, namespace, labels=labels)).objects
     if not pods:
-        raise NotFound(f"expected pods with {labels}, seen none; a service without requests is scaled to zero")
+        raise NotFound(f"expected pods with {labels}, seen none; without requests a service is scaled to zero")
     for found in map(instance, pods):
         if found is not None:
             async for line in _lines(client, namespace, found, tail, follow=False):

@@ -9,6 +9,7 @@ from typing import Any
 from whimbrel.core.errors import NotFound
 from whimbrel.kube.answers import Forbidden
 from whimbrel.kube.client import Client
+from whimbrel.kube.doctor.references import CREDENTIALS, SETTINGS, secrets
 from whimbrel.kube.doctor.snapshot import ABSENT, Look, Snapshot
 from whimbrel.kube.kinds import (
     BROKER,
@@ -46,11 +47,12 @@ async def look(
     client: Client,
     namespace: str,
     *,
-    settings: str = "whimbrel-settings",
-    secrets: Sequence[str] = ("whimbrel-s3",),
+    settings: str = SETTINGS,
+    credentials: str = CREDENTIALS,
     wanted: Sequence[Mapping[str, Any]] = (),
 ) -> Snapshot:
     """Raises Unavailable when the server stops answering, Forbidden only when it does not know the user at all."""
+    needed = secrets(wanted, credentials)
     version = (await client.connection.read_path("version", doing="expected the server's version"))["gitVersion"]
     whole = {
         "cluster_roles": _list(client, CLUSTER_ROLE, None),
@@ -71,7 +73,8 @@ async def look(
         kinds={group: await _kinds(client, group) for group in GROUPS},
         deployments={each: await _list(client, DEPLOYMENT, each) for each in (KSERVE, SERVING, EVENTING)},
         config_maps={(place, name): await _get(client, CONFIG_MAP, name, place) for place, name in CONFIG_MAPS},
-        secret_keys={name: await _secret_keys(client, name, namespace) for name in secrets},
+        secrets={name: await _secret(client, name, namespace) for name in needed},
+        needed_keys=needed,
         namespace=namespace,
         wanted=tuple(wanted),
         **found,
@@ -112,9 +115,8 @@ async def _kinds(client: Client, group: str) -> frozenset[str]:
     return frozenset(str(each.get("kind")) for each in listing.get("resources") or ())
 
 
-async def _secret_keys(client: Client, name: str, namespace: str) -> frozenset[str] | None:
+async def _secret(client: Client, name: str, namespace: str) -> Look:
     """The values go no further than here."""
     found = await _get(client, SECRET, name, namespace)
-    if found.state == "denied":
-        return None
-    return frozenset(found.objects[0].get("data") or {}) if found.objects else frozenset()
+    blank = [{"metadata": {"name": name}, "data": dict.fromkeys(each.get("data") or {}, "")} for each in found.objects]
+    return Look(tuple(blank), found.state, found.said)

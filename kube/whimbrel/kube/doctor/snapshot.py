@@ -28,7 +28,7 @@ ABSENT = Look(state="absent")
 class Snapshot:
     """`kinds` are those of each group version that is looked at. `wanted` are the objects that are to be applied.
 
-    Of Secrets only the names of their keys are kept.
+    Of Secrets only the names of their keys are kept; `needed_keys` are those that are asked of each.
     """
 
     version: str
@@ -46,7 +46,8 @@ class Snapshot:
     inference_services: Look = ABSENT
     pods: Look = ABSENT
     settings: Look = ABSENT
-    secret_keys: Mapping[str, frozenset[str] | None] = field(default_factory=dict)
+    secrets: Mapping[str, Look] = field(default_factory=dict)
+    needed_keys: Mapping[str, frozenset[str]] = field(default_factory=dict)
     namespace: str = "default"
     wanted: tuple[Object, ...] = ()
 

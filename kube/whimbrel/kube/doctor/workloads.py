@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from whimbrel.core.kustomize import Rendered
 from whimbrel.kube.conditions import why_not_ready
 from whimbrel.kube.doctor.finding import Finding, missing, ok, unknown, warning
 from whimbrel.kube.doctor.looking import SERVING
-from whimbrel.kube.doctor.snapshot import Snapshot
+from whimbrel.kube.doctor.references import settings_name
+from whimbrel.kube.doctor.snapshot import Look, Snapshot
 from whimbrel.kube.lint import Severity, lint
 from whimbrel.kube.pods import troubles
 
 _NEEDED_SETTINGS = ("WHIMBREL_S3_ENDPOINT", "WHIMBREL_MLFLOW_TRACKING_URI")
-_NEEDED_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 _PULLING = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull")
 # Of these the cluster has its own check, or they are about files that are not given here.
 _CHECKED_ELSEWHERE = frozenset({"addressable-role", "dangling-reference"})
@@ -28,7 +27,7 @@ def settings(found: Snapshot) -> Iterator[Finding]:
     look = found.settings
     if look.state == "denied":
         yield unknown("settings", f"the ConfigMap may not be read: {look.said}")
-    elif not look.objects and not _brings(found, "ConfigMap", "whimbrel-settings"):
+    elif not look.objects and not _brings(found, "ConfigMap", settings_name(found.wanted)):
         yield missing("settings", f"no ConfigMap with the addresses in the namespace {found.namespace}", apply)
     elif look.objects:
         data = look.objects[0].get("data") or {}
@@ -37,22 +36,24 @@ def settings(found: Snapshot) -> Iterator[Finding]:
             yield warning("settings", f"without {', '.join(lacking)}", f"{apply}, after adding it there")
         else:
             yield ok("settings", f"{len(data)} settings in {look.objects[0]['metadata']['name']}")
-    for name, keys in found.secret_keys.items():
-        yield _secret(found, name, keys)
+    for name, secret in found.secrets.items():
+        yield _secret(found, name, secret)
 
 
-def _secret(found: Snapshot, name: str, keys: frozenset[str] | None) -> Finding:
-    check = "credentials"
-    remedy = (
-        f"kubectl create secret generic {name} -n {found.namespace} "
-        "--from-literal=AWS_ACCESS_KEY_ID=... --from-literal=AWS_SECRET_ACCESS_KEY=..."
-    )
-    if keys is None:
-        return unknown(check, f"the Secret {name} may not be read")
-    lacking = [key for key in _NEEDED_KEYS if key not in keys]
+def _secret(found: Snapshot, name: str, look: Look) -> Finding:
+    asked = sorted(found.needed_keys.get(name, ()))
+    literals = "".join(f" --from-literal={key}=..." for key in asked)
+    remedy = f"kubectl create secret generic {name} -n {found.namespace}{literals}"
+    if look.state == "denied":
+        return unknown("credentials", f"the Secret {name} may not be read")
+    if not look.objects:
+        if _brings(found, "Secret", name):
+            return ok("credentials", f"Secret {name} is among the manifests")
+        return missing("credentials", f"no Secret {name}", remedy)
+    lacking = [key for key in asked if key not in look.objects[0]["data"]]
     if lacking:
-        return missing(check, f"Secret {name} has no {', '.join(lacking)}" if keys else f"no Secret {name}", remedy)
-    return ok(check, f"Secret {name} has {', '.join(_NEEDED_KEYS)}")
+        return missing("credentials", f"Secret {name} has no {', '.join(lacking)}", remedy)
+    return ok("credentials", f"Secret {name}" + (f" has {', '.join(asked)}" if asked else ""))
 
 
 def flags(found: Snapshot) -> Iterator[Finding]:
@@ -111,21 +112,3 @@ def readiness(found: Snapshot) -> Iterator[Finding]:
 def _brings(found: Snapshot, kind: str, name: str) -> bool:
     """Whether it is among what is to be applied."""
     return any(each.get("kind") == kind and each["metadata"]["name"] == name for each in found.wanted)
-
-
-def variables(found: Snapshot) -> Mapping[str, str]:
-    """Every plain environment variable of what runs or is to be applied: the buckets are named there."""
-    looks = (*found.wanted, *found.inference_services.objects, *found.services.objects)
-    return dict(entry for each in looks for entry in _variables(each))
-
-
-def _variables(value: Any) -> Iterator[tuple[str, str]]:
-    if isinstance(value, Mapping):
-        for entry in value.get("env") or ():
-            if isinstance(entry, Mapping) and isinstance(entry.get("value"), str):
-                yield str(entry.get("name")), entry["value"]
-        for each in value.values():
-            yield from _variables(each)
-    elif isinstance(value, list):
-        for each in value:
-            yield from _variables(each)

@@ -28,7 +28,8 @@ def fields(section: type[BaseModel] = Function, prefix: str = "", when: str = ""
     """Every field, a section before what is in it."""
     for name, field in section.model_fields.items():
         path = prefix + (field.alias or name)
-        yield FieldLine(path, _default(field), field.description or _kind(section, field), when)
+        told = when if field.description else ""  # what tells the kinds apart names its own
+        yield FieldLine(path, _default(field), field.description or _kind(section, field), told)
         inner = list(_sections(field.annotation))
         for each in inner:
             kind = each.model_fields.get("kind")
