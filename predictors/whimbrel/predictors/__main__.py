@@ -7,8 +7,8 @@ import logging
 import os
 import sys
 
-# Rounds that torch's threads on the CPU spin for work, some 0.1 ms. By default it is 5 ms at each layer, while the thread
-# that would bring the work waits for their core: on a busy machine a batch then takes ten times as long.
+# Rounds that torch's threads on the CPU spin for work, some 0.1 ms. By default it is 5 ms at each layer, while the
+# thread that would bring the work waits for their core: on a busy machine a batch then takes ten times as long.
 _SPINS = "10000"
 
 
