@@ -68,7 +68,7 @@ class ApiServer:
         self._server = _Server(config)
         self._task: asyncio.Task[None] | None = None
         self.url = f"https://127.0.0.1:{listening.getsockname()[1]}"
-        self.kubeconfig = settings.kubeconfig or settings.state / "kubeconfig"
+        self.kubeconfig = settings.state / "kubeconfig"
         access.write_kubeconfig(self.kubeconfig, self.url, found)
 
     async def start(self) -> None:

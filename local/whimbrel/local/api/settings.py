@@ -14,7 +14,6 @@ class ApiSettings(ComponentSettings):
 
     state: Path = Field(description="folder for the objects, the token, the certificate and the kubeconfig")
     port: Port = Field(default=0, description="port of 127.0.0.1; 0: any free one")
-    kubeconfig: Path | None = Field(default=None, description="file to write; absent: STATE/kubeconfig")
     logs: Path | None = Field(default=None, description="folder with NAMESPACE/POD/CONTAINER.log; absent: no pod logs")
     max_body_bytes: int = Field(default=3 << 20, ge=1024, le=64 << 20, description="largest request body; 413 beyond")
     max_in_flight: int = Field(
