@@ -7,7 +7,7 @@ import contextlib
 import socket
 
 from whimbrel.local.ingress.gate import Gate
-from whimbrel.local.ingress.http1 import Client, Inbound
+from whimbrel.local.ingress.http1 import Inbound, Open
 
 _DRAIN_SECONDS = 5.0
 _POLL_SECONDS = 0.01
@@ -18,7 +18,7 @@ class Listener:
 
     def __init__(self, gate: Gate, listening: socket.socket, service: str | None = None) -> None:
         self._gate, self._socket, self._service = gate, listening, service
-        self._open: set[Client] = set()
+        self._open: set[Open] = set()
         self._server: asyncio.Server | None = None
 
     async def start(self) -> None:
