@@ -53,6 +53,7 @@ def test_from_a_function_file_to_labels(machine: OneMachine, tmp_path: Path, mon
         assert {each["ready"] for each in listed if each["name"].startswith("waders")} == {"True"}
         said = whimbrel(machine, "logs", "waders", "--component", "transformer")
         assert "s3://waders-in/beach/7.png" in said
+        assert '"component": "source-sqs"' in whimbrel(machine, "logs", "containersource/waders-source")
         assert "waders-predictor-00001 100%" in whimbrel(machine, "describe", "waders")
     finally:
         whimbrel(machine, "delete", "-f", str(file), "--ignore-not-found", "--wait", "60")

@@ -34,7 +34,9 @@ def sources(function: Function, patience_seconds: int) -> list[Object]:
     sink = parts.reference(_EVENTING, "Broker", function.name)
     if isinstance(source, Push):
         return _posted_to(function, pod, sink)
-    template = {"spec": {**pod, "terminationGracePeriodSeconds": 60}}
+    # As Knative labels the pods of a source; by this they are found, for their logs.
+    labels = parts.labels(function, {"sources.knative.dev/containerSource": function.name + _SUFFIX})
+    template = {"metadata": {"labels": labels}, "spec": {**pod, "terminationGracePeriodSeconds": 60}}
     spec = {"sink": sink, "template": template}
     return [parts.resource(function, _SOURCES, "ContainerSource", _SUFFIX, spec=spec)]
 
