@@ -32,7 +32,7 @@ PODS = "/api/v1/namespaces/default/pods"
 def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KubernetesApi]:
     state = tmp_path_factory.mktemp("api")
     with kubernetes_api(
-        state, "--logs", str(state / "logs"), "--max-watches", "5", "--bookmark-seconds", "0.2"
+        state, "--api-logs", str(state / "logs"), "--api-max-watches", "5", "--api-bookmark-seconds", "0.2"
     ) as started:
         yield started
 

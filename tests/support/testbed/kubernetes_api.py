@@ -97,7 +97,7 @@ def kubernetes_api(state: Path, *arguments: str) -> Iterator[KubernetesApi]:
         "whimbrel.local.api",
         "--state",
         str(state),
-        "--port",
+        "--api-port",
         str(free_port()),
         *arguments,
     ]

@@ -1,4 +1,4 @@
-"""`python -m whimbrel.local.api --state DIR [--port N]`: the API alone, for tests; nothing runs what is applied."""
+"""`python -m whimbrel.local.api --state DIR [--api-port N]`: the API alone, for tests; nothing runs what is applied."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ logger = logging.getLogger("whimbrel.local.api")
 async def _run(settings: ApiSettings) -> None:
     storage = open_storage(settings.state)
     try:
-        listening = listening_socket("127.0.0.1", settings.port)
+        listening = listening_socket("127.0.0.1", settings.api_port)
     except OSError as error:
         raise SettingsError(
-            f"expected port {settings.port} of 127.0.0.1 to be free (--port): {error.strerror}"
+            f"expected port {settings.api_port} of 127.0.0.1 to be free (--api-port): {error.strerror}"
         ) from None
     server = ApiServer(storage, settings, listening)
     stop = asyncio.Event()

@@ -107,7 +107,7 @@ class Api:
 
     @contextmanager
     def _counted(self) -> Iterator[None]:
-        if self._in_flight >= self._settings.max_in_flight:
+        if self._in_flight >= self._settings.api_max_in_flight:
             raise TooManyRequests("too many requests at once", retry_after_seconds=1)
         self._in_flight += 1
         try:
@@ -153,8 +153,8 @@ class Api:
                     target,
                     form,
                     wanted,
-                    seconds=self._settings.watch_seconds,
-                    bookmarks=self._settings.bookmark_seconds,
+                    seconds=self._settings.api_watch_seconds,
+                    bookmarks=self._settings.api_bookmark_seconds,
                 ),
             )
         if target.name is not None:
@@ -171,8 +171,8 @@ class Api:
 
     def _count_stream(self, request: Request) -> None:
         """Until the request is answered, which takes as long as its client reads. Raises TooManyRequests."""
-        if len(self._streams) >= self._settings.max_watches:
-            most = f"expected at most {self._settings.max_watches} watches and followed logs"
+        if len(self._streams) >= self._settings.api_max_watches:
+            most = f"expected at most {self._settings.api_max_watches} watches and followed logs"
             raise TooManyRequests(most, retry_after_seconds=5)
         self._streams[id(request)] = None
 
@@ -194,7 +194,7 @@ class Api:
         return await _on_thread(self._resources.patch, target, form, form_of_patch, given, wanted)
 
     async def _delete(self, request: Request, target: Target) -> Response:
-        body = await bodies.read(request, self._settings.max_body_bytes)
+        body = await bodies.read(request, self._settings.api_max_body_bytes)
         wanted = options.delete_options(request.query_params, body if isinstance(body, dict) else {})
         if target.name is not None:
             return await _on_thread(self._resources.delete, target, wanted)
@@ -223,7 +223,7 @@ class Api:
 
     async def _written(self, request: Request) -> tuple[Any, options.WriteOptions, tables.Form]:
         wanted = options.write_options(request.query_params, request.headers.get("user-agent", ""))
-        return await bodies.read(request, self._settings.max_body_bytes), wanted, _form(request)
+        return await bodies.read(request, self._settings.api_max_body_bytes), wanted, _form(request)
 
 
 _VERBS: dict[str, Callable[[Api, Request, Target], Awaitable[Response]]] = {

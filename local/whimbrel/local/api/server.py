@@ -50,7 +50,7 @@ class ApiServer:
         logs: PodLogs | None = None,
     ) -> None:
         found = access.prepare(settings.state / "api")
-        self._api = Api(storage, found, settings, judge=judge, logs=logs or logs_in(settings.logs))
+        self._api = Api(storage, found, settings, judge=judge, logs=logs or logs_in(settings.api_logs))
         self._socket = listening
         config = uvicorn.Config(
             self._api,
