@@ -18,6 +18,7 @@ from botocore.exceptions import ClientError
 from testbed.ceph import Ceph
 from testbed.ceph_pull import CREDENTIALS
 from testbed.ceph_push import KEYS, Queued, notify, topics_of
+from testbed.certificates import certificate_for_loopback
 from testbed.processes import Running, answers, free_port, running
 from testbed.rabbitmq import RabbitMq
 from testbed.sinks import Reply, scripted_sink
@@ -56,17 +57,19 @@ def receiver(tmp_path: Path) -> Callable[..., Any]:
             log=tmp_path / "source.log",
             K_SINK=sink,
         ) as process:
-            url = f"http://127.0.0.1:{port}"
-            process.wait_until(lambda: answers(f"{url}/healthz"), "readiness")
-            yield process, url
+            scheme = "https" if any("tls" in argument for argument in arguments) else "http"
+            process.wait_until(lambda: "listening on" in process.output(), "the port")
+            yield process, f"{scheme}://127.0.0.1:{port}"
 
     return run
 
 
-def test_filters_opaque_data_and_basic_authentication(
-    ceph: Ceph, photos: str, topics: Topics, receiver: Callable[..., Any]
+def test_filters_opaque_data_tls_and_basic_authentication(
+    ceph: Ceph, photos: str, topics: Topics, receiver: Callable[..., Any], tmp_path: Path
 ) -> None:
     client = ceph.s3()
+    certificate, key_file = certificate_for_loopback(tmp_path)
+    secure = (f"--http-tls-certificate={certificate}", f"--http-tls-key={key_file}")
     # What a TLS proxy in front of the gateway says: a password is taken over HTTPS only.
     topics._sns.meta.events.register(
         "before-sign.sns", lambda request, **_: request.headers.add_header("X-Forwarded-Proto", "https")
@@ -74,9 +77,9 @@ def test_filters_opaque_data_and_basic_authentication(
     wish = {"prefix": "in/", "suffix": ".png", "metadata": {"color": "red"}, "tags": {"kind": "bird"}}
     with (
         scripted_sink() as sink,
-        receiver(sink.url, "--push-user=birds", "--push-password=s3cret") as (_, url),
+        receiver(sink.url, "--push-user=birds", "--push-password=s3cret", *secure) as (_, url),
     ):
-        notify(topics, photos, url.replace("//", "//birds:s3cret@"), {OPAQUE: "me & you"}, wish)
+        notify(topics, photos, url.replace("//", "//birds:s3cret@"), {OPAQUE: "me & you", "verify-ssl": "false"}, wish)
         for key, color, tag in (
             ("in/a.png", "red", "bird"), ("out/a.png", "red", "bird"), ("in/a.jpg", "red", "bird"),
             ("in/b.png", "blue", "bird"), ("in/c.png", "red", "fish"),
@@ -84,7 +87,7 @@ def test_filters_opaque_data_and_basic_authentication(
             client.put_object(Bucket=photos, Key=key, Body=b"x", Metadata={"color": color}, Tagging=f"kind={tag}")
         assert sink.accepted_keys() == ["in/a.png"]
         assert sink.accepted[0].json()["opaqueData"] == "me & you"
-        notify(topics, photos, url.replace("//", "//birds:wrong@"), {}, wish)
+        notify(topics, photos, url.replace("//", "//birds:wrong@"), {"verify-ssl": "false"}, wish)
         client.put_object(Bucket=photos, Key="in/d.png", Body=b"x", Metadata={"color": "red"}, Tagging="kind=bird")
         assert len(sink.received) == 1
     # A password conceals all topics of the user from whoever asks over HTTP: no other test is to meet it.

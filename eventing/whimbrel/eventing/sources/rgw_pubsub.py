@@ -182,8 +182,11 @@ class RgwPubsubUpstream:
             return []
         key = _key(event)
         note = self._postponed.get(event.id)
-        waits = key in self._busy if note is None else note.not_before > time.monotonic()
-        if waits or key in self._passed_over:
+        if note is not None:
+            waits = note.not_before > time.monotonic()
+        else:
+            waits = key in self._busy or key in self._passed_over
+        if waits:
             self._passed_over.add(key)
             return []
         self._postponed.pop(event.id, None)
