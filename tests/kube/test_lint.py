@@ -64,6 +64,36 @@ def test_a_feature_flag_of_the_cluster_allows_the_field() -> None:
     assert len(lint(documents, features=["kubernetes.podspec-tolerations"])) == 1
 
 
+BOUND = """
+apiVersion: serving.knative.dev/v1
+kind: Service
+metadata: {name: receiver}
+spec: {template: {spec: {containers: [{name: c, env: [{name: WHIMBREL_SINK_TIMEOUT_SECONDS, value: "120"}]}]}}}
+---
+apiVersion: sources.knative.dev/v1
+kind: SinkBinding
+metadata: {name: receiver}
+spec:
+  subject: {apiVersion: serving.knative.dev/v1, kind: Service, name: receiver}
+  sink: {ref: {apiVersion: eventing.knative.dev/v1, kind: Broker, name: default}}
+---
+apiVersion: eventing.knative.dev/v1
+kind: Broker
+metadata: {name: default, annotations: {eventing.knative.dev/broker.class: MTChannelBasedBroker}}
+spec: {delivery: {retry: 3, timeout: PT30S, deadLetterSink: {uri: "http://dead-letters"}}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("broker", "expected"), [("MTChannelBasedBroker", ["120 s, and deliveries of up to 240 s"]), ("Kafka", [])]
+)
+def test_a_bound_poster_waits_as_long_as_its_broker_takes(tmp_path: Path, broker: str, expected: list[str]) -> None:
+    file = tmp_path / "bound.yaml"
+    file.write_text(BOUND.replace("MTChannelBasedBroker", broker))
+
+    assert [each.seen for each in lint(read_objects(file)) if each.rule == "source-patience"] == expected
+
+
 def test_yaml_1_1_words_are_read_as_kubectl_reads_them(tmp_path: Path) -> None:
     file = tmp_path / "object.yaml"
     file.write_text("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: one, annotations: {a: y, b: 'n', c: no}}\n")

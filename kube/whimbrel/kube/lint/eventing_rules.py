@@ -112,17 +112,30 @@ def _dead_letters(manifests: Manifests) -> Iterator[Fault]:
 
 def _patience(manifests: Manifests) -> Iterator[Fault]:
     brokers = {(namespace_of(b.object), b.object["metadata"]["name"]): b.object for b, _ in _of(manifests, "Broker")}
-    for document in manifests.of(SOURCES, "ContainerSource"):
-        spec = mapping(document.object.get("spec"))
-        ref = mapping(mapping(spec.get("sink")).get("ref"))
+    for document, ref in _posters(manifests):
         broker = brokers.get((ref.get("namespace") or namespace_of(document.object), ref.get("name")))
         if ref.get("kind") != "Broker" or broker is None or _answers_at_once(broker):
             continue
         longest = durations.longest(mapping(mapping(broker.get("spec")).get("delivery")))
-        for path, value in _timeouts(spec):
+        for path, value in _timeouts(mapping(document.object.get("spec"))):
             # The subscriber's attempts, and then as many at the dead-letter sink.
             if longest is not None and value is not None and value <= 2 * longest:
                 yield Fault(document, path, f"{value:g} s, and deliveries of up to {2 * longest:g} s")
+
+
+def _posters(manifests: Manifests) -> Iterator[tuple[Rendered, Mapping[str, Any]]]:
+    """Who posts events, by a ContainerSource or by a SinkBinding that names it, and the reference of the sink."""
+    for document in manifests.of(SOURCES, "ContainerSource"):
+        yield document, _sink(document)
+    for binding in manifests.of(SOURCES, "SinkBinding"):
+        subject = mapping(mapping(binding.object.get("spec")).get("subject"))
+        for document in manifests.of(str(subject.get("apiVersion", "")).rpartition("/")[0], str(subject.get("kind"))):
+            if document.object["metadata"]["name"] == subject.get("name"):
+                yield document, _sink(binding)
+
+
+def _sink(document: Rendered) -> Mapping[str, Any]:
+    return mapping(mapping(mapping(document.object.get("spec")).get("sink")).get("ref"))
 
 
 def _answers_at_once(broker: Mapping[str, Any]) -> bool:

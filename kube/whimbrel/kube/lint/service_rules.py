@@ -157,6 +157,19 @@ def _workers(component: Component) -> Iterator[Fault]:
             )
 
 
+def _predictor_name(component: Component) -> Iterator[Fault]:
+    for path, container in _containers(component):
+        ours = component.role == "predictor" and "/predictors" in str(container.get("image", ""))
+        named = [name for _, name, _ in environment(container) if name == "WHIMBREL_MODEL_NAME"]
+        if ours and not named and argument(container, "model_name") is None:
+            yield Fault(component.document, f"{path}.args", "no --model-name")
+
+
+def _batcher(component: Component) -> Iterator[Fault]:
+    if "batcher" in component.spec:
+        yield Fault(component.document, f"{component.path}.batcher", "a batcher")
+
+
 def _resources(component: Component) -> Iterator[Fault]:
     for path, container in _containers(component):
         if "containers[" in path and not mapping(container.get("resources")).get("limits"):
@@ -264,6 +277,18 @@ RULES: tuple[Rule, ...] = (
         "KServe appends --workers <containerConcurrency>: that many processes start in one container",
         "add the argument --workers=1",
         _each(_workers),
+    ),
+    error(
+        "predictor-model-name",
+        "KServe gives a custom predictor no arguments: this one does not start without its model's name",
+        "add the argument --model-name=NAME",
+        _each(_predictor_name),
+    ),
+    warning(
+        "batcher",
+        "KServe's batcher answers 200 for a predictor's error, drops ce-* headers and knows V1 JSON only",
+        "leave it out: this project's predictor makes batches itself",
+        _each(_batcher),
     ),
     warning(
         "resources",
