@@ -460,6 +460,14 @@ def test_one_engine_a_state_folder(api: KubernetesApi) -> None:
     assert ended.returncode == 2 and "is in use by process" in ended.stderr and ended.stderr.count("\n") == 1
 
 
+def test_a_state_folder_that_cannot_be_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    command = [sys.executable, "-m", "whimbrel.local.api", "--state", str(tmp_path / "file" / "state")]
+    ended = subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=60, check=False)
+    assert ended.returncode == 2 and "expected to write into the state folder" in ended.stderr
+    assert ended.stderr.count("\n") == 1
+
+
 def test_a_stop_ends_watches_and_exits_with_0(tmp_path: Path) -> None:
     with kubernetes_api(tmp_path / "state") as api, api.client() as client:
         watched = events(client, MAPS)

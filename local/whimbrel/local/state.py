@@ -27,8 +27,14 @@ _STATUS = "status.json"
 @contextmanager
 def locked(state: Path) -> Iterator[None]:
     """Hold the state folder for this engine alone. Raises SettingsError, one line, while another one holds it."""
-    state.mkdir(parents=True, exist_ok=True)
-    with (state / _LOCK).open("a+") as lock:
+    try:
+        state.mkdir(parents=True, exist_ok=True)
+        opened = (state / _LOCK).open("a+")
+    except OSError as error:
+        raise SettingsError(
+            f"expected to write into the state folder {state}: {error.strerror}; choose another with --state"
+        ) from None
+    with opened as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
