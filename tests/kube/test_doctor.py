@@ -314,7 +314,13 @@ def test_a_store_that_lacks_buckets_and_notifications(store: Store, bucket: str)
 
 @pytest.mark.parametrize(
     ("address", "state"),
-    [("http://127.0.0.1:{port}", MISSING), ("http://store.rook.svc.cluster.local", UNKNOWN), ("", UNKNOWN)],
+    [
+        ("http://127.0.0.1:{port}", MISSING),
+        ("https://user:pass@127.0.0.1:{port}", MISSING),
+        ("127.0.0.1:no", MISSING),
+        ("http://store.rook.svc.cluster.local", UNKNOWN),
+        ("", UNKNOWN),
+    ],
 )
 def test_a_store_or_registry_that_is_not_reached(address: str, state: State, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WHIMBREL_S3_ENDPOINT", raising=False)

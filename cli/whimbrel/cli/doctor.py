@@ -101,7 +101,8 @@ def _input_bucket(store: Mapping[str, Any]) -> str:
 
 
 def _buckets(snapshot: Snapshot, photos: str) -> Buckets:
-    named = variables([*snapshot.wanted, *snapshot.inference_services.objects, *snapshot.services.objects])
+    # What is to be applied goes before what is there.
+    named = variables([*snapshot.services.objects, *snapshot.wanted])
     results = named.get("WHIMBREL_RESULTS_BUCKET", RESULTS)
     return Buckets(photos, results, named.get("WHIMBREL_DEAD_LETTERS_BUCKET", DEAD_LETTERS))
 

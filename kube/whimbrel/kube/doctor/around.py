@@ -45,20 +45,26 @@ def store(settings: Mapping[str, str], buckets: Buckets, credentials: tuple[str,
     if _is_inside(endpoint):
         return [unknown("store", f"{endpoint} is reached from inside the cluster only", _forward(_S3))]
     region = os.environ.get("WHIMBREL_S3_REGION") or settings.get("WHIMBREL_S3_REGION") or "us-east-1"
-    chosen = S3Settings(
-        s3_endpoint=endpoint,
-        s3_region=region,
-        s3_connect_timeout_seconds=_SECONDS,
-        s3_read_timeout_seconds=_SECONDS,
-        s3_max_attempts=1,
-    )
-    client = s3_client(chosen, connections=2, credentials=credentials)
+    try:
+        client = s3_client(_settings(endpoint, region), connections=2, credentials=credentials)
+    except ValueError:
+        return [missing("store", f"{endpoint!r} is no address", f"mend {_S3}: http://HOST:PORT, without a user")]
     try:
         return list(_buckets(client, endpoint, buckets))
     except (BotoCoreError, ClientError) as error:
         return [missing("store", f"{endpoint} does not answer: {error}", "start the store, or mend its address")]
     finally:
         client.close()
+
+
+def _settings(endpoint: str, region: str) -> S3Settings:
+    return S3Settings(
+        s3_endpoint=endpoint,
+        s3_region=region,
+        s3_connect_timeout_seconds=_SECONDS,
+        s3_read_timeout_seconds=_SECONDS,
+        s3_max_attempts=1,
+    )
 
 
 def registry(settings: Mapping[str, str]) -> list[Finding]:
@@ -70,7 +76,7 @@ def registry(settings: Mapping[str, str]) -> list[Finding]:
         return [unknown("registry", f"{uri} is reached from inside the cluster only", _forward(_MLFLOW))]
     try:
         answer = httpx.get(f"{uri.rstrip('/')}/health", timeout=_SECONDS)
-    except httpx.HTTPError as error:
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
         return [missing("registry", f"{uri} does not answer: {error!r:.120}", "start MLflow, or mend its address")]
     if answer.status_code != httpx.codes.OK:
         return [missing("registry", f"{uri} answered {answer.status_code} for /health", "is that MLflow?")]
