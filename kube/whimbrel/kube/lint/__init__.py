@@ -11,6 +11,7 @@ from pathlib import Path
 
 from whimbrel.core.kustomize import Rendered
 from whimbrel.kube.lint import (
+    canary_rules,
     eventing_rules,
     graph_rules,
     knative_rules,
@@ -27,6 +28,7 @@ __all__ = ["RULES", "Finding", "Rule", "Severity", "lint"]
 
 _MODULES = (
     service_rules,
+    canary_rules,
     scaling_rules,
     knative_rules,
     security_rules,

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from whimbrel.kube.lint.rule import Fault, Manifests, Rule, annotations_of, error, items, mapping, number, warning
-from whimbrel.kube.lint.workloads import AUTOSCALER, KNATIVE, KSERVE, Component, components
+from whimbrel.kube.lint.workloads import AUTOSCALER, KNATIVE, KSERVE, Component, components, each_component
 
 _CLASSES = ("hpa", "keda", "external", "none")
 _METRICS_OF_KPA = ("concurrency", "rps")
@@ -95,16 +95,12 @@ def _budgets(manifests: Manifests) -> Iterator[Fault]:
             yield Fault(document, "spec.minAvailable", str(spec["minAvailable"]))
 
 
-def _each(check: Callable[[Component], Iterator[Fault]]) -> Callable[[Manifests], Iterator[Fault]]:
-    return lambda manifests: (fault for component in components(manifests) for fault in check(component))
-
-
 RULES: tuple[Rule, ...] = (
     error(
         "replicas",
         "KServe's webhook refuses the numbers",
         "write 0 <= minReplicas <= maxReplicas; a maxReplicas of 0 is no limit",
-        _each(_replicas),
+        each_component(_replicas),
     ),
     error("autoscaler-class", "KServe's webhook refuses it", f"write one of {', '.join(_CLASSES)}", _autoscaler_class),
     error(
@@ -112,25 +108,25 @@ RULES: tuple[Rule, ...] = (
         "the autoscaler does not know the metric",
         "with Knative write concurrency or rps, in the mode Standard with hpa cpu or memory, with keda none: it has "
         "autoScaling.metrics",
-        _each(_metric),
+        each_component(_metric),
     ),
     error(
         "scale-target",
         "KServe's webhook refuses the target of an hpa: it is a percentage",
         "write 1 to 100",
-        _each(_target),
+        each_component(_target),
     ),
     warning(
         "scale-to-zero-clamped",
         "in the mode Standard with hpa, 0 replicas become 1 without a word",
         "write 1, or use the mode Knative",
-        _each(_clamped),
+        each_component(_clamped),
     ),
     warning(
         "scale-to-zero-unbuffered",
         "in the mode Standard with keda nothing holds the requests that meet no replica: they fail",
         "write 1, or use the mode Knative",
-        _each(_unbuffered),
+        each_component(_unbuffered),
     ),
     warning(
         "scale-annotation",

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from whimbrel.core.kustomize import Rendered
 from whimbrel.kube.lint.rule import Fault, Manifests, Rule, annotations_of, error, items, mapping, number, warning
 from whimbrel.kube.lint.workloads import (
     FRAMEWORKS,
@@ -17,8 +16,8 @@ from whimbrel.kube.lint.workloads import (
     Component,
     argument,
     components,
+    each_component,
     environment,
-    is_knative,
     pods,
 )
 
@@ -98,53 +97,6 @@ def _logger_mode(component: Component) -> Iterator[Fault]:
         yield Fault(component.document, f"{component.path}.logger.mode", repr(mode))
 
 
-def _canary_percent(component: Component) -> Iterator[Fault]:
-    percent = number(component.spec.get("canaryTrafficPercent"))
-    if percent is not None and not 0 <= percent <= 100:
-        yield Fault(component.document, f"{component.path}.canaryTrafficPercent", f"{percent:g}")
-
-
-def _canary_mode(component: Component) -> Iterator[Fault]:
-    if "canaryTrafficPercent" in component.spec and not component.knative:
-        yield Fault(component.document, f"{component.path}.canaryTrafficPercent", "a percentage in the mode Standard")
-
-
-def _canary_list(manifests: Manifests) -> Iterator[Fault]:
-    for document in manifests.of(KSERVE, "InferenceService"):
-        spec = mapping(document.object.get("spec"))
-        canaries = [mapping(mapping(each).get("predictor")) for each in items(spec.get("canary"))]
-        for index, fault in _canary_faults(document, mapping(spec.get("predictor")), canaries):
-            yield Fault(document, f"spec.canary[{index}].predictor", fault)
-        total = sum(number(mapping(each).get("trafficPercent")) or 0 for each in items(spec.get("canary")))
-        if total > 100:
-            yield Fault(document, "spec.canary", f"percentages of {total:g} together")
-
-
-def _canary_faults(
-    document: Rendered, stable: Mapping[str, Any], canaries: list[Mapping[str, Any]]
-) -> Iterator[tuple[int, str]]:
-    names = [stable.get("name")]
-    for index, canary in enumerate(canaries):
-        if is_knative(document):
-            yield index, "a canary in the mode Knative"
-        if not any(field in stable for field in ("model", *FRAMEWORKS)):
-            yield index, "a canary beside a predictor without a model"
-        if not canary.get("name") or canary["name"] in names:
-            yield index, f"the name {canary.get('name')!r}"
-        fixed = [f for f in ("maxReplicas", "scaleTarget", "scaleMetric", "autoScaling", "workerSpec") if f in canary]
-        if fixed:
-            yield index, ", ".join(fixed)
-        if (number(canary.get("minReplicas")) or 0) > (number(stable.get("minReplicas")) or 1):
-            yield index, "more minReplicas than the stable predictor's"
-        names.append(canary.get("name"))
-
-
-def _canary_unsplit(manifests: Manifests) -> Iterator[Fault]:
-    for document in manifests.of(KSERVE, "InferenceService"):
-        if items(mapping(document.object.get("spec")).get("canary")) and not is_knative(document):
-            yield Fault(document, "spec.canary", "a canary with its share")
-
-
 def _workers(component: Component) -> Iterator[Fault]:
     """With one container at a concurrency of 1 KServe adds --workers 1, which is right."""
     concurrency = number(component.spec.get("containerConcurrency"))
@@ -191,10 +143,6 @@ def _containers(component: Component) -> Iterator[tuple[str, Mapping[str, Any]]]
             yield from pod.containers()
 
 
-def _each(check: Callable[[Component], Iterator[Fault]]) -> Callable[[Manifests], Iterator[Fault]]:
-    return lambda manifests: (fault for component in components(manifests) for fault in check(component))
-
-
 RULES: tuple[Rule, ...] = (
     error(
         "service-name",
@@ -214,12 +162,12 @@ RULES: tuple[Rule, ...] = (
         "leave one of model, a framework, or containers",
         _implementations,
     ),
-    error("model-name", "KServe's webhook refuses a name inside a model", "leave it out", _each(_model_name)),
+    error("model-name", "KServe's webhook refuses a name inside a model", "leave it out", each_component(_model_name)),
     error(
         "container-name",
         "KServe's webhook refuses a custom component without a container of its name",
         f"name the container that serves {_CONTAINER}",
-        _each(_container_name),
+        each_component(_container_name),
     ),
     error(
         "runtime-container-name",
@@ -227,73 +175,55 @@ RULES: tuple[Rule, ...] = (
         f"name the container that serves {_CONTAINER}",
         _runtime_container,
     ),
-    error("env-pythonpath", "KServe's webhook refuses the variable", "set it in the image", _each(_python_path)),
+    error(
+        "env-pythonpath", "KServe's webhook refuses the variable", "set it in the image", each_component(_python_path)
+    ),
     error(
         "transformer-storage-uri",
         "KServe's webhook refuses STORAGE_URI in any container but the predictor's",
         "leave it out; the predictor has the model",
-        _each(_transformer_storage),
+        each_component(_transformer_storage),
     ),
     error(
         "storage-uri-twice",
         "KServe's webhook refuses storageUri beside storageUris",
         "write all of them as storageUris",
-        _each(_storage_twice),
+        each_component(_storage_twice),
     ),
     error(
         "mount-path",
         "KServe's webhook refuses the path of a storageUris entry",
         "write an absolute path other than /, without ..",
-        _each(_mount_paths),
-    ),
-    error("logger-mode", "KServe's webhook refuses the mode", f"write {', '.join(_LOGGER_MODES)}", _each(_logger_mode)),
-    error(
-        "canary-percent",
-        "KServe takes any number, and Knative refuses the route",
-        "write 0 to 100",
-        _each(_canary_percent),
+        each_component(_mount_paths),
     ),
     error(
-        "canary-mode",
-        "canaryTrafficPercent is ignored in the mode Standard: the new version takes all requests at once",
-        "use the mode Knative",
-        _each(_canary_mode),
-    ),
-    error(
-        "canary-list",
-        "KServe's webhook takes spec.canary only in the mode Standard, beside a predictor with a model; each has a "
-        "name of its own and fixed replicas, at most 100 percent together",
-        "see the documentation of spec.canary; with Knative use canaryTrafficPercent",
-        _canary_list,
-    ),
-    warning(
-        "canary-not-split",
-        "KServe 0.20 starts the Deployments of spec.canary, and sends them no traffic",
-        "use the mode Knative and canaryTrafficPercent, or a later KServe with Gateway API",
-        _canary_unsplit,
+        "logger-mode",
+        "KServe's webhook refuses the mode",
+        f"write {', '.join(_LOGGER_MODES)}",
+        each_component(_logger_mode),
     ),
     error(
         "transformer-workers",
         "KServe appends --workers <containerConcurrency>: that many processes start in one container",
         "add the argument --workers=1",
-        _each(_workers),
+        each_component(_workers),
     ),
     error(
         "predictor-model-name",
         "KServe gives a custom predictor no arguments: this one does not start without its model's name",
         "add the argument --model-name=NAME",
-        _each(_predictor_name),
+        each_component(_predictor_name),
     ),
     warning(
         "batcher",
         "KServe's batcher answers 200 for a predictor's error, drops ce-* headers and knows V1 JSON only",
         "leave it out: this project's predictor makes batches itself",
-        _each(_batcher),
+        each_component(_batcher),
     ),
     warning(
         "resources",
         "without limits KServe sets cpu 1 and memory 2Gi, requests equal to limits",
         "state requests and limits",
-        _each(_resources),
+        each_component(_resources),
     ),
 )

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from whimbrel.core.kustomize import Rendered
-from whimbrel.kube.lint.rule import Manifests, annotations_of, items, mapping
+from whimbrel.kube.lint.rule import Fault, Manifests, annotations_of, items, mapping
 
 KSERVE = "serving.kserve.io"
 KNATIVE = "serving.knative.dev"
@@ -99,6 +99,11 @@ def components(manifests: Manifests) -> Iterator[Component]:
         for index, canary in enumerate(items(spec.get("canary"))):
             predictor = mapping(mapping(canary).get("predictor"))
             yield Component(document, "predictor", f"spec.canary[{index}].predictor", predictor)
+
+
+def each_component(check: Callable[[Component], Iterator[Fault]]) -> Callable[[Manifests], Iterator[Fault]]:
+    """The check of all components from the check of one."""
+    return lambda manifests: (fault for component in components(manifests) for fault in check(component))
 
 
 def pods(manifests: Manifests) -> Iterator[Pod]:
