@@ -24,8 +24,9 @@ from whimbrel.local.api.storage import Storage
 from whimbrel.local.applying import apply
 from whimbrel.local.control import names, pods
 from whimbrel.local.control.door import verdict
-from whimbrel.local.control.passes import Facts, Outcome, RoutePlan, run
+from whimbrel.local.control.passes import Facts, Outcome, run
 from whimbrel.local.control.pods import Seen
+from whimbrel.local.control.routing import RoutePlan
 from whimbrel.local.control.world import World
 from whimbrel.local.environment import machine_environment
 from whimbrel.local.settling import Settling, settling

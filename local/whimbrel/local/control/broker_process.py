@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx
 
-from whimbrel.local.control.passes import Key
+from whimbrel.local.control.routing import Key
 from whimbrel.local.ingress.replicas import Replica, Replicas
 from whimbrel.local.processes import Place, Supervised
 from whimbrel.local.state import write_atomically

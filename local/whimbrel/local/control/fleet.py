@@ -12,13 +12,13 @@ from whimbrel.core.errors import InputRefused
 from whimbrel.local.api.metadata import Object
 from whimbrel.local.control import names
 from whimbrel.local.control.pods import Seen
+from whimbrel.local.control.routing import Key
 from whimbrel.local.ingress.replicas import Replica, Replicas
 from whimbrel.local.processes import Place, Supervised
 from whimbrel.local.workload import Workload
 
 logger = logging.getLogger(__name__)
 
-Key = tuple[str, str]
 _LOGS_KEPT = 100  # of pods that are gone
 
 

@@ -7,7 +7,7 @@ import socket
 import threading
 from collections.abc import Callable, Sequence
 
-from whimbrel.local.control.passes import Key, RoutePlan
+from whimbrel.local.control.routing import Key, RoutePlan
 from whimbrel.local.ingress.gate import Gate
 from whimbrel.local.ingress.listener import Listener
 from whimbrel.local.ingress.replicas import Replicas

@@ -5,7 +5,6 @@ Level-triggered: a pass knows nothing of the one before, so that whatever was mi
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -15,14 +14,12 @@ from whimbrel.core.errors import InputRefused
 from whimbrel.local.api import kinds
 from whimbrel.local.api.metadata import Object
 from whimbrel.local.autoscaling import Scaling, read_scaling
-from whimbrel.local.control import conditions, eventing, inference, names, pods, serving
+from whimbrel.local.control import conditions, eventing, inference, names, pods, routing, serving, templates
 from whimbrel.local.control.pods import Seen
-from whimbrel.local.control.world import World, is_leaving, owner_reference
+from whimbrel.local.control.routing import Key, RoutePlan
+from whimbrel.local.control.world import World, is_leaving
 from whimbrel.local.rollout import read_traffic
 
-Key = tuple[str, str]  # namespace and name
-
-_NAME_LETTERS = "bcdfghjklmnpqrstvwxz2456789"  # Kubernetes' own, which spell no words
 _PROGRESS_SECONDS = 600.0
 
 
@@ -54,18 +51,6 @@ class RevisionPlan:
     fixed: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class RoutePlan:
-    """A service, or a tag of one (`service` is then empty), and the weight of each revision."""
-
-    name: str
-    kind: str  # that a user applied
-    host: str
-    service: str
-    shares: tuple[tuple[int, Key], ...]
-    timeout_seconds: float
-
-
 @dataclass
 class Outcome:
     pods: list[tuple[Object, str]] = field(default_factory=list)  # with the kind of what they belong to
@@ -95,7 +80,8 @@ class _Pass:
             self._inference_status(service, faults.get(names.of(service), {}))
         self._eventing()
         self._pod_statuses()
-        self._routes()
+        for service in self._present(kinds.KNATIVE_SERVICE):
+            self.outcome.routes += routing.routes(self.world, service)
         self._readiness()
         return self.outcome
 
@@ -183,7 +169,9 @@ class _Pass:
         plan = RevisionPlan(key, scaling, fixed)
         self.outcome.revisions.append(plan)
         wanted = plan.fixed if plan.fixed is not None else self._scaled(revision, scaling)
-        running = self._pods_of(revision, kinds.REVISION, revision["metadata"]["name"], _template(revision), wanted)
+        running = self._pods_of(
+            revision, kinds.REVISION, revision["metadata"]["name"], templates.of_revision(revision), wanted
+        )
         seen = [self.facts.seen.get(names.of(pod), Seen()) for pod in running]
         failures = [failure for each in seen if (failure := pods.failure_of(each)) is not None and not each.ready]
         if failures:
@@ -271,7 +259,7 @@ class _Pass:
             self._tell(owner, "Killing", f"Stopping pod {pod['metadata']['name']!r}")
         current = current[: min(count, self.facts.most_replicas)]
         while len(current) < min(count, self.facts.most_replicas):
-            made = self.world.ensure(kinds.POD, _pod(owner, name, template, digest))
+            made = self.world.ensure(kinds.POD, templates.pod(owner, name, template, digest))
             if made is None:
                 break
             current.append(made)
@@ -291,38 +279,7 @@ class _Pass:
                 seen = self.facts.seen.get(names.of(found), Seen())
                 self.world.set_status(kinds.POD, found, pods.status(found, seen, self.facts.time))
 
-    # Routes and readiness
-
-    def _routes(self) -> None:
-        for service in self._present(kinds.KNATIVE_SERVICE):
-            namespace, name = names.of(service)
-            revisions = {each["metadata"]["name"]: each for each in self.world.owned(kinds.REVISION, service)}
-            traffic = read_traffic((service.get("status") or {}).get("traffic", []))
-            timeout = service["spec"]["template"]["spec"].get("timeoutSeconds", 300)
-            shares = tuple(
-                (target.percent, (namespace, target.revision))
-                for target in traffic
-                if target.percent and target.revision in revisions
-            )
-            created = (service.get("status") or {}).get("latestCreatedRevisionName", "")
-            if not traffic and created in revisions:  # whoever comes before the first one is ready waits for it
-                shares = ((100, (namespace, created)),)
-            hosts = [names.host(name, namespace)]
-            owner = names.labels_of(service).get(names.INFERENCE_SERVICE_LABEL)
-            found = self.world.find(kinds.INFERENCE_SERVICE, namespace, owner) if owner else None
-            if found is not None and inference.component_name(found, inference.entry(found)) == name:
-                hosts.append(names.host(owner or "", namespace))
-            qualified = names.qualified(name, namespace)
-            kind = "InferenceService" if owner else "Service"
-            for host in hosts:
-                self.outcome.routes.append(RoutePlan(qualified, kind, host, qualified, shares, timeout))
-            for target in traffic:
-                if target.tag and target.revision in revisions:
-                    tagged = f"{target.tag}-{name}"
-                    share = ((100, (namespace, target.revision)),)
-                    self.outcome.routes.append(
-                        RoutePlan(tagged, kind, names.host(tagged, namespace), "", share, timeout)
-                    )
+    # Readiness
 
     def _readiness(self) -> None:
         listed = [*self._present(kinds.INFERENCE_SERVICE), *self._present(kinds.KNATIVE_SERVICE)]
@@ -350,40 +307,6 @@ class _Pass:
             name = found["metadata"]["name"]
             message = after.message or f"{kind.kind} {name!r} is {'' if ready else 'not '}ready"
             self._tell(found, reason, message, "Normal" if after.status == "True" else "Warning")
-
-
-def _template(revision: Object) -> dict[str, Any]:
-    """A pod's, with what Knative tells every container."""
-    name = revision["metadata"]["name"]
-    service = names.labels_of(revision)[names.SERVICE_LABEL]
-    given = [
-        {"name": "K_SERVICE", "value": service},
-        {"name": "K_CONFIGURATION", "value": service},
-        {"name": "K_REVISION", "value": name},
-    ]
-    metadata = {
-        "labels": names.labels_of(revision) | {names.REVISION_LABEL: name},
-        "annotations": {k: v for k, v in names.annotations_of(revision).items() if k != names.TEMPLATE_DIGEST},
-    }
-    return serving.with_environment({"metadata": metadata, "spec": revision["spec"]}, given)
-
-
-def _pod(owner: Object, name: str, template: Mapping[str, Any], digest: str) -> Object:
-    suffix = "".join(secrets.choice(_NAME_LETTERS) for _ in range(5))
-    metadata = template.get("metadata") or {}
-    spec = {
-        key: value for key, value in template["spec"].items() if key not in ("containerConcurrency", "timeoutSeconds")
-    }
-    return {
-        "metadata": {
-            "name": f"{name}-deployment-{suffix}",
-            "namespace": owner["metadata"]["namespace"],
-            "labels": dict(metadata.get("labels") or {}),
-            "annotations": dict(metadata.get("annotations") or {}) | {names.TEMPLATE_DIGEST: digest},
-            "ownerReferences": [owner_reference(owner)],
-        },
-        "spec": spec | {"nodeName": "localhost", "restartPolicy": "Always"},
-    }
 
 
 def _deadline(annotations: Mapping[str, str]) -> float:

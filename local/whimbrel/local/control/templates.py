@@ -1,0 +1,48 @@
+"""What pods are made from: a revision with what Knative tells every container, and a pod of any template; pure."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+from typing import Any
+
+from whimbrel.local.api.metadata import Object
+from whimbrel.local.control import names, serving
+from whimbrel.local.control.world import owner_reference
+
+_NAME_LETTERS = "bcdfghjklmnpqrstvwxz2456789"  # Kubernetes' own, which spell no words
+
+
+def of_revision(revision: Object) -> dict[str, Any]:
+    """A pod's, with what Knative tells every container."""
+    name = revision["metadata"]["name"]
+    service = names.labels_of(revision)[names.SERVICE_LABEL]
+    given = [
+        {"name": "K_SERVICE", "value": service},
+        {"name": "K_CONFIGURATION", "value": service},
+        {"name": "K_REVISION", "value": name},
+    ]
+    metadata = {
+        "labels": names.labels_of(revision) | {names.REVISION_LABEL: name},
+        "annotations": {k: v for k, v in names.annotations_of(revision).items() if k != names.TEMPLATE_DIGEST},
+    }
+    return serving.with_environment({"metadata": metadata, "spec": revision["spec"]}, given)
+
+
+def pod(owner: Object, name: str, template: Mapping[str, Any], digest: str) -> Object:
+    """A new one of this template, named as a Deployment names it."""
+    suffix = "".join(secrets.choice(_NAME_LETTERS) for _ in range(5))
+    metadata = template.get("metadata") or {}
+    spec = {
+        key: value for key, value in template["spec"].items() if key not in ("containerConcurrency", "timeoutSeconds")
+    }
+    return {
+        "metadata": {
+            "name": f"{name}-deployment-{suffix}",
+            "namespace": owner["metadata"]["namespace"],
+            "labels": dict(metadata.get("labels") or {}),
+            "annotations": dict(metadata.get("annotations") or {}) | {names.TEMPLATE_DIGEST: digest},
+            "ownerReferences": [owner_reference(owner)],
+        },
+        "spec": spec | {"nodeName": "localhost", "restartPolicy": "Always"},
+    }
