@@ -6,7 +6,6 @@ import copy
 from typing import Any
 
 import jsonpatch
-from jsonpointer import JsonPointerException
 
 from whimbrel.local.api import strategic
 from whimbrel.local.api.faults import BadRequest, Cause, UnsupportedMediaType, invalid
@@ -60,7 +59,7 @@ def _operations(kind: Kind, found: Object, patch: Any) -> Object:
         raise BadRequest(f"expected the JSON patch to be a list of {_MAX_OPERATIONS} operations at most")
     try:
         return _object(jsonpatch.JsonPatch(patch).apply(copy.deepcopy(found)))
-    except (jsonpatch.JsonPatchConflict, jsonpatch.JsonPatchTestFailed, JsonPointerException) as error:
+    except (jsonpatch.JsonPatchConflict, jsonpatch.JsonPatchTestFailed, jsonpatch.JsonPointerException) as error:
         raise invalid(kind, found["metadata"]["name"], [Cause("", f"the JSON patch: {error}"[:300])]) from None
     except (jsonpatch.JsonPatchException, TypeError, AttributeError, KeyError) as error:
         raise BadRequest(f"the JSON patch cannot be read: {error!s:.200}") from None
