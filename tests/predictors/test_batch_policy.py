@@ -16,6 +16,7 @@ from whimbrel.predictors.batch_policy import (
     patience,
     seconds_to_wait,
 )
+from whimbrel.predictors.warm_up import is_wanted
 
 ADAPTIVE = BatchLimits(64, 0.005, 1000, adaptive=True, latency_budget_seconds=0.25)
 FIXED = BatchLimits(64, 0.005, 1000)
@@ -147,3 +148,30 @@ def test_arrivals_know_when_a_stream_has_ended() -> None:
 
     assert arrivals.seconds_between(10.19) == pytest.approx(0.01)
     assert arrivals.seconds_between(12.19) == pytest.approx(2.0)
+
+
+def test_the_times_of_the_version_that_serves_stand_in_for_what_was_not_measured() -> None:
+    times, beside = BatchTimes(), measured(parallel)
+    times.observe(1, 2 * parallel(1))
+    times.adopt(beside)
+
+    assert [times.seconds(size) for size in (1, 8, 16, 32)] == [2 * parallel(size) for size in (1, 8, 16, 32)]
+    assert batch_size(times, ADAPTIVE) == batch_size(beside, ADAPTIVE)
+
+
+def test_nothing_is_adopted_from_a_version_that_was_never_measured() -> None:
+    times = BatchTimes()
+    times.observe(1, 0.01)
+    times.adopt(BatchTimes())
+
+    assert (times.seconds(1), times.largest) == (0.01, 1)
+
+
+def test_beside_another_version_only_short_batches_are_measured() -> None:
+    slow, fast = measured(lambda size: 10 * parallel(size)), measured(parallel)
+
+    assert [is_wanted(fast, ADAPTIVE, size, fast) for size in (2, 16, 64)] == [True, True, False]
+    assert [is_wanted(slow, ADAPTIVE, size, slow) for size in (2, 16)] == [True, True]
+    assert not is_wanted(measured(serial), ADAPTIVE, 2, fast)
+    slower = measured(lambda size: 20 * parallel(size))
+    assert not is_wanted(slower, ADAPTIVE, 2, slower)

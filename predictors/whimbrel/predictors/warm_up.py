@@ -45,13 +45,14 @@ async def warm_up(
     if beside is not None:
         batcher.times.adopt(beside)
     size, following = 1, min(2, limits.max_batch_size)
-    while left > 0 and size < following and _is_wanted(batcher.times, limits, following, beside):
+    while left > 0 and size < following and is_wanted(batcher.times, limits, following, beside):
         await compute(following, count=False)  # the first batch of a size also plans and allocates
         await compute(following)
         size, following = following, min(2 * following, limits.max_batch_size)
 
 
-def _is_wanted(times: BatchTimes, limits: BatchLimits, size: int, beside: BatchTimes | None) -> bool:
+def is_wanted(times: BatchTimes, limits: BatchLimits, size: int, beside: BatchTimes | None) -> bool:
+    """Whether a batch of `size` is worth a measurement."""
     if beside is None:
         return batch_policy.grows(times, limits)
     return size <= batch_policy.batch_size(times, limits) and times.seconds(size) <= LONGEST_SECONDS
