@@ -197,7 +197,7 @@ def main() -> None:
         f"|---|{'---|' * len(WAITING)}",
         f"| µs of queueing and batching a request | {' | '.join(f'{each:.0f}' for each in queueing)} |",
         "",
-        f"![Throughput by concurrency, and the latency of each request around the swaps]({predictor_plot.PICTURE.name})",
+        f"![Throughput by concurrency, and the latency of requests around the swaps]({predictor_plot.PICTURE.name})",
     ]
     print(*lines[2:], sep="\n")
     write_section(BEGIN, END, "\n".join(lines))
