@@ -278,6 +278,14 @@ def test_deletion_waits_for_finalizers_and_keeps_orphans(api: KubernetesApi) -> 
     assert api.told("get", "cm", "owned", "-o", "jsonpath={.metadata.ownerReferences}") == ""
 
 
+def test_what_is_not_served_is_said(api: KubernetesApi) -> None:
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "alone"}}
+    applied(api, {**pod, "spec": {"containers": [{"name": "main", "image": "x"}]}})
+    assert "exec of pods is not served on one machine" in api.refused("exec", "alone", "--", "ls")
+    error = api.refused("create", "deployment", "web", "--image=x")
+    assert "send it as YAML or JSON" in error
+
+
 def test_another_token_is_refused(api: KubernetesApi) -> None:
     error = api.refused("get", "isvc", "--token", "wrong")
     assert "must be logged in" in error or "expected the token" in error

@@ -124,6 +124,8 @@ class Api:
             return await self._about(request, path)
         if target.subresource == "log" and target.kind is POD:
             return await self._log(request, target)
+        if target.subresource not in (None, "status"):
+            raise NotFound(f"{target.subresource} of {target.kind.resource} is not served on one machine")
         verb = _VERBS.get(request.method)
         if verb is None:
             raise MethodNotAllowed(f"expected one of {', '.join(_VERBS)}, seen {request.method}")
