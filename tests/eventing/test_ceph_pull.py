@@ -21,6 +21,8 @@ from whimbrel.core.records import object_event
 from whimbrel.eventing.rgw.pubsub import PubSub
 from whimbrel.eventing.rgw.signing import Signer
 
+PATIENCE = 120.0  # seconds, on a machine with much else to do
+
 PullSource = Callable[..., AbstractContextManager[Running]]
 
 
@@ -94,14 +96,16 @@ def test_two_hundred_objects_arrive_though_the_source_is_killed_and_the_sink_fai
         return Reply(503) if number % 7 == 3 and attempt <= 2 else Reply()
 
     with scripted_sink(script) as sink, pull_source(sink.url, rgw_page_events="30") as source:
-        source.wait_until(lambda: len(sink.accepted) >= 40, "the first 40 events")
+        source.wait_until(lambda: len(sink.accepted) >= 40, "the first 40 events", PATIENCE)
         source.kill_and_restart()
-        source.wait_until(lambda: len(sink.accepted) >= 120, "120 events")
+        source.wait_until(lambda: len(sink.accepted) >= 120, "120 events", PATIENCE)
         source.kill_and_restart()
-        source.wait_until(lambda: not pulled.keys(), "an empty subscription")
+        source.wait_until(lambda: not pulled.keys(), "an empty subscription", PATIENCE)
         pulled.put("one-more-0")
-        source.wait_until(lambda: "one-more-0" in sink.accepted_keys(), "an event after the subscription was empty")
-        source.wait_until(lambda: not pulled.keys(), "an empty subscription once more")
+        source.wait_until(
+            lambda: "one-more-0" in sink.accepted_keys(), "an event after the subscription was empty", PATIENCE
+        )
+        source.wait_until(lambda: not pulled.keys(), "an empty subscription once more", PATIENCE)
         assert source.stop() == 0
     accepted = [event for event in sink.accepted if event.subject != FIRST]
     assert {event.subject for event in accepted} == {*keys, "one-more-0"}
@@ -126,9 +130,9 @@ def test_what_the_sink_does_not_take_stays_and_nothing_else_waits_for_it(
     with scripted_sink(script) as sink, scripted_sink() as letters:
         settings = {"delivery_attempts": "2", "max_in_flight": "2", "dead_letter_sink": letters.url}
         with pull_source(sink.url, **settings) as source:
-            source.wait_until(lambda: pulled.keys() == set(bad), "all but the bad ones acknowledged")
+            source.wait_until(lambda: pulled.keys() == set(bad), "all but the bad ones acknowledged", PATIENCE)
             mended = True
-            source.wait_until(lambda: not pulled.keys(), "an empty subscription")
+            source.wait_until(lambda: not pulled.keys(), "an empty subscription", PATIENCE)
         assert letters.accepted_keys() == ["refused"]
         assert set(sink.accepted_keys()) - {FIRST} == {*good, *bad}
 
@@ -157,7 +161,7 @@ def test_a_younger_event_of_a_key_never_overtakes_an_older_one(pulled: PulledBuc
         return Reply(503) if attempt <= 2 else Reply()
 
     with scripted_sink(script) as sink, pull_source(sink.url, delivery_attempts="1"):
-        wait_for(lambda: not pulled.keys(), "an empty subscription")
+        wait_for(lambda: not pulled.keys(), "an empty subscription", PATIENCE)
     delivered = [object_event(event).object.version_id for event in sink.accepted if event.subject == "same"]
     assert list(dict.fromkeys(delivered)) == versions
     assert sink.most_at_once_of_a_key == 1

@@ -113,7 +113,7 @@ def test_a_topic_reaches_us_through_rabbitmq(
     with scripted_sink() as sink, running(
         "whimbrel.eventing", *arguments, log=tmp_path / "source.log", K_SINK=sink.url
     ) as source:  # fmt: skip
-        source.wait_until(lambda: set(sink.accepted_keys()) == set(KEYS), "every key")
+        source.wait_until(lambda: set(sink.accepted_keys()) == set(KEYS), "every key", 90)
         assert {object_event(event).object.bucket for event in sink.accepted} == {photos}
     rabbitmq.delete_queue(queue)
 
@@ -174,10 +174,10 @@ def test_a_persistent_topic_outlives_its_gateway_its_receiver_and_an_outage_of_t
         source.kill()
         away.clear()
         source.start()
-        source.wait_until(lambda: len(set(sink.accepted_keys())) >= 10, "10 accepted events", 60)
+        source.wait_until(lambda: len(set(sink.accepted_keys())) >= 10, "10 accepted events", 120)
         source.kill_and_restart()
         source.wait_until(lambda: answers(f"{url}/healthz"), "readiness")
         hold.set()
-        source.wait_until(lambda: set(sink.accepted_keys()) == set(queued.keys), "every event", 60)
+        source.wait_until(lambda: set(sink.accepted_keys()) == set(queued.keys), "every event", 120)
         assert source.stop() == 0
     assert len({event.id for event in sink.accepted}) == len(queued.keys), "a redelivered event keeps its id"
