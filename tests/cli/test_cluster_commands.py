@@ -32,7 +32,7 @@ Run = Callable[..., Result]
 @pytest.fixture(scope="module")
 def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KubernetesApi]:
     state = tmp_path_factory.mktemp("api")
-    with kubernetes_api(state, "--logs", str(state / "logs")) as started:
+    with kubernetes_api(state, "--api-logs", str(state / "logs")) as started:
         yield started
 
 

@@ -14,7 +14,7 @@ from whimbrel.kube.client import Client, client
 @pytest.fixture(scope="package")
 def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KubernetesApi]:
     state = tmp_path_factory.mktemp("api")
-    with kubernetes_api(state, "--logs", str(state / "logs"), "--bookmark-seconds", "0.2") as started:
+    with kubernetes_api(state, "--api-logs", str(state / "logs"), "--api-bookmark-seconds", "0.2") as started:
         yield started
 
 
