@@ -74,7 +74,7 @@ def test_a_store_that_does_not_answer_is_waited_for_with_a_bound() -> None:
 
     messages = [json.loads(line)["message"] for line in lines]
     assert status == 1
-    assert any(message.startswith("waiting: ") for message in messages)
+    assert any(message.startswith("not loaded yet: ") for message in messages)
     assert messages[-1].startswith("cannot start: ")
 
 
@@ -139,7 +139,7 @@ def test_a_download_in_progress_ends_with_the_signal(tmp_path: Path) -> None:
         ) as it:
             it.wait_until(store.dripping.is_set, "the download", 120)
 
-            assert it.stop() == 0
+            assert it.stop(60) == 0  # a thread that imports torch meanwhile comes to its end first
     left = [path.name for path in (tmp_path / "cache").iterdir() if path.is_dir()]
     assert left == []
 

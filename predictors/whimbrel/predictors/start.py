@@ -85,8 +85,8 @@ async def _waited_for(load: Callable[[], Awaitable[None]], seconds: float) -> No
         try:
             return await load()
         except Unavailable as error:
+            logger.warning("not loaded yet: %s", error)
             if time.monotonic() + pause > deadline:
                 raise
-            logger.warning("waiting: %s", error)
         await asyncio.sleep(pause)
         pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
