@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
     from mypy_boto3_sqs import SQSClient
 
+_EXCHANGE = "amq.topic"  # always there; a gateway knows one exchange of each broker, whatever its topics say
 _SOURCE = ("--max-in-flight", "16", "--sink-timeout-seconds", "600", "--backoff-max-seconds", "5")
 
 
@@ -103,7 +104,7 @@ def ceph_lane(ceph: Ceph, rabbitmq: RabbitMq, *, kills_gateway: bool = True) -> 
             if kills_gateway:
                 ceph.start_gateway()
 
-    amqp = ("--amqp-url", rabbitmq.url, "--amqp-queue", queue, "--amqp-declare", "true", "--amqp-exchange", queue)
+    binding = ("--amqp-declare", "true", "--amqp-exchange", _EXCHANGE, "--amqp-routing-key", queue)
     pull = ("--rgw-pubsub-endpoint", ceph.pubsub_endpoint, "--rgw-subscription", pulled.subscription)
     return Lane(
         settings=_settings(ceph.settings_environment, results, letters),
@@ -112,7 +113,7 @@ def ceph_lane(ceph: Ceph, rabbitmq: RabbitMq, *, kills_gateway: bool = True) -> 
         results_bucket=results,
         dead_letters_bucket=letters,
         sources={
-            "amqp-source": ("amqp", *amqp, *_SOURCE),
+            "amqp-source": ("amqp", "--amqp-url", rabbitmq.url, "--amqp-queue", queue, *binding, *_SOURCE),
             "rgw-pubsub-source": ("rgw-pubsub", *pull, *_SOURCE),
         },
         outage=kill,
@@ -121,7 +122,7 @@ def ceph_lane(ceph: Ceph, rabbitmq: RabbitMq, *, kills_gateway: bool = True) -> 
 
 
 def _announce_through(rabbitmq: RabbitMq, ceph: Ceph, bucket: str) -> str:
-    """A persistent topic of RGW that publishes to RabbitMQ; the name of topic, exchange and queue."""
+    """A persistent topic of RGW that publishes to RabbitMQ; the name of the topic and of the queue."""
     name = f"storm-{bucket}"
     sns = boto3.client(
         "sns",
@@ -131,7 +132,7 @@ def _announce_through(rabbitmq: RabbitMq, ceph: Ceph, bucket: str) -> str:
         region_name="us-east-1",
     )
     endpoint = f"amqp://127.0.0.1:{rabbitmq.port}"  # as guest; with a password in it, RGW asks for TLS
-    attributes = {"push-endpoint": endpoint, "amqp-exchange": name, "amqp-ack-level": "broker"}
+    attributes = {"push-endpoint": endpoint, "amqp-exchange": _EXCHANGE, "amqp-ack-level": "broker"}
     topic = sns.create_topic(Name=name, Attributes={**attributes, "persistent": "true"})["TopicArn"]
     wanted: Any = {"TopicConfigurations": [{"Id": name, "TopicArn": topic, "Events": ["s3:ObjectCreated:*"]}]}
     ceph.s3().put_bucket_notification_configuration(Bucket=bucket, NotificationConfiguration=wanted)
