@@ -121,8 +121,9 @@ def test_a_rebalance_loses_nothing_and_repeats_nothing(kafka: Kafka, source: Sta
     assert first.accepted
     ids = [event.id for event in (*first.accepted, *second.accepted)]
     assert len(set(ids)) == 200
-    taken_for_dead = "lost" in one.output() + two.output()  # by a machine too busy for a heartbeat
-    assert len(ids) == 200 or taken_for_dead
+    # Nothing is repeated unless a member was too busy for a heartbeat, or the group was moving on when it committed.
+    told = one.output() + two.output()
+    assert len(ids) == 200 or "lost" in told or "will come again" in told, told
 
 
 @pytest.mark.parametrize(
