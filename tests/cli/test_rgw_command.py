@@ -15,7 +15,7 @@ from testbed.ceph import Ceph
 from testbed.ceph_pull import FIRST, pulled_bucket
 from testbed.processes import wait_for
 from whimbrel.cli.app import app
-from whimbrel.core.errors import InputRefused, NotFound, WhimbrelError
+from whimbrel.core.errors import InputRefused, NotFound, SettingsError, WhimbrelError
 
 Whimbrel = Callable[..., str]
 
@@ -84,6 +84,19 @@ def test_topics_subscriptions_and_events_of_the_pull_mode(ceph: Ceph, whimbrel: 
     assert whimbrel("topics", "delete", pulled.topic) == f"deleted topic {pulled.topic}\n"
     with pytest.raises(NotFound, match="create it, or wait until the pubsub zone has synced it"):
         whimbrel("events", "ls", pulled.subscription)
+
+
+@pytest.mark.parametrize("endpoint", ["nonsense", "http://", "ftp://h", "http://u:p@h", "http://h/path"])
+def test_an_endpoint_that_is_none_is_named(endpoint: str) -> None:
+    keys = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"}
+    with pytest.raises(SettingsError, match="expected the gateway's URL, http://HOST or https://HOST"):
+        commands(keys)("topics", "ls", "--endpoint", endpoint)
+
+
+def test_a_bucket_that_can_be_none_is_named() -> None:
+    keys = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"}
+    with pytest.raises(InputRefused, match="expected a bucket name, seen 'a/b c'"):
+        commands(keys)("notifications", "ls", "a/b c", "--endpoint", "http://127.0.0.1:9")
 
 
 @pytest.mark.parametrize(

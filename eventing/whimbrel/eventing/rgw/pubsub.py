@@ -16,6 +16,7 @@ import aiohttp
 from yarl import URL
 
 from whimbrel.core.errors import InputRefused, NotFound, SettingsError, Unavailable, WhimbrelError
+from whimbrel.core.references import check_bucket
 from whimbrel.core.settings import S3Settings
 from whimbrel.eventing.rgw.pull_documents import (
     Notification,
@@ -66,6 +67,7 @@ class PubSub:
         await self._call("DELETE", "topics", checked("topic", name), doing=f"deleting topic {name!r}")
 
     async def notifications(self, bucket: str) -> list[Notification]:
+        check_bucket(bucket)
         body = await self._call(
             "GET", "notifications", "bucket", bucket, doing=f"looking at the notifications of bucket {bucket!r}"
         )
@@ -73,6 +75,7 @@ class PubSub:
 
     async def create_notification(self, bucket: str, topic: str, events: Sequence[str] = ()) -> None:
         """No events: all kinds."""
+        check_bucket(bucket)
         wrong = [event for event in events if event not in EVENT_KINDS]
         if wrong:
             raise InputRefused(f"expected events among {', '.join(EVENT_KINDS)}, seen {wrong[0]!r}")
@@ -82,6 +85,7 @@ class PubSub:
 
     async def delete_notification(self, bucket: str, topic: str | None = None) -> None:
         """Of one topic, or all: 16.2 deletes them by topic only."""
+        check_bucket(bucket)
         topics = [found.topic for found in await self.notifications(bucket)] if topic is None else [topic]
         for each in topics:
             doing = f"deleting the notifications of bucket {bucket!r} to topic {each!r}"

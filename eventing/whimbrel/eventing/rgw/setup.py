@@ -9,7 +9,7 @@ from urllib.parse import quote, urlencode
 
 import boto3
 import botocore.session
-from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
+from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, ParamValidationError
 
 from whimbrel.core.errors import InputRefused, NotFound, SettingsError, Unavailable, WhimbrelError
 from whimbrel.core.s3 import client_config, error_code
@@ -139,6 +139,8 @@ def _asked(doing: str, call: Any, **parameters: Any) -> dict[str, Any]:
         raise SettingsError(
             f"{doing}: expected credentials, seen none; set AWS_ACCESS_KEY_ID and its secret"
         ) from error
+    except ParamValidationError as error:
+        raise InputRefused(f"{doing}: {error}") from error
     except BotoCoreError as error:
         raise Unavailable(f"{doing}: the gateway does not answer ({error})") from error
     return answer

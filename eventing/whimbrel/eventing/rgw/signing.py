@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -14,7 +15,9 @@ from botocore.credentials import Credentials
 from botocore.session import get_session
 
 from whimbrel.core.errors import SettingsError
+from whimbrel.core.logs import redact
 
+_ENDPOINT: Final = re.compile(r"https?://[^\s/@?#]+/?")
 _NO_BODY: Final = hashlib.sha256(b"").hexdigest()
 
 
@@ -31,6 +34,8 @@ class Signer:
     """Credentials come from botocore's own chain (AWS_ACCESS_KEY_ID and so on), renewed where they end."""
 
     def __init__(self, endpoint: str, region: str, credentials: Credentials | None = None) -> None:
+        if not _ENDPOINT.fullmatch(endpoint):
+            raise SettingsError(f"expected the gateway's URL, http://HOST or https://HOST, seen {redact(endpoint)!r}")
         self._endpoint = endpoint.rstrip("/")
         self._region = region
         found = credentials or get_session().get_credentials()

@@ -10,6 +10,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit, urlunsplit
 
 from whimbrel.core.errors import InputRefused
+from whimbrel.core.references import check_bucket
 
 ENDPOINT, PERSISTENT, OPAQUE = "push-endpoint", "persistent", "OpaqueData"
 
@@ -59,6 +60,7 @@ class NotificationWish:
     tags: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        check_bucket(self.bucket)
         wrong = [event for event in self.events if not EVENTS.fullmatch(event)]
         if wrong or not self.events:
             raise InputRefused(f"expected events such as s3:ObjectCreated:*, seen {(wrong or ['none'])[0]!r}")
