@@ -17,6 +17,7 @@ from whimbrel.kube.lint.rule import Manifests
 from whimbrel.kube.lint.workloads import Pod, pods
 from whimbrel.mlflow.rollout.controller import RolloutSettings
 from whimbrel.predictors.settings import PredictorSettings
+from whimbrel.transformers.outputs.settings import OutputsSettings
 from whimbrel.transformers.settings import TransformerSettings
 
 # What KServe and Knative, the Secret, or the InferenceService of a runtime give.
@@ -79,21 +80,26 @@ def _container(pod: Pod, container: Mapping[str, Any]) -> Container:
     )
 
 
+PROGRAMS: dict[tuple[str, ...], type[ComponentSettings]] = {
+    ("sink", "results"): ResultsSinkSettings,
+    ("sink", "dead-letters"): DeadLetterSinkSettings,
+    ("outputs",): OutputsSettings,
+    ("rollouts",): RolloutSettings,
+}
+
+
 def program(room: str, arguments: list[str], name: str) -> tuple[type[ComponentSettings], list[str]]:
     """The settings class of a container's program, and the arguments that it reads."""
-    if room == "predictors":
-        return PredictorSettings, arguments
+    for words, settings in PROGRAMS.items():
+        if tuple(arguments[: len(words)]) == words:
+            return settings, arguments[len(words) :]
+    if arguments[:1] == ["source"]:
+        source = importlib.import_module(f"whimbrel.eventing.sources.{arguments[1].replace('-', '_')}")
+        return source.SETTINGS, arguments[2:]
     if room == "transformers":
         return TransformerSettings, [*arguments, f"--model_name={name}", "--http_port=8080"]
-    if arguments[:2] == ["sink", "results"]:
-        return ResultsSinkSettings, arguments[2:]
-    if arguments[:2] == ["sink", "dead-letters"]:
-        return DeadLetterSinkSettings, arguments[2:]
-    if arguments[:1] == ["rollouts"]:
-        return RolloutSettings, arguments[1:]
-    assert arguments[0] == "source"
-    source = importlib.import_module(f"whimbrel.eventing.sources.{arguments[1].replace('-', '_')}")
-    return source.SETTINGS, arguments[2:]
+    assert room == "predictors"
+    return PredictorSettings, arguments
 
 
 def variables(settings: type[ComponentSettings]) -> set[str]:

@@ -41,6 +41,7 @@ COMBINATIONS = [
     _overlay("knative-cpu", "rabbitmq-broker"),
     _overlay("knative-cpu", "storage-container"),
     _overlay("knative-cpu", "prometheus"),
+    _overlay("knative-cpu", "pictures", "images"),
     _overlay("knative-cpu", "rollout-controller", "images"),
     _overlay("knative-gpu", "grpc", "kafka-broker", "storage-container", "prometheus"),
     _overlay("knative-gpu", "gpu-nodes", features=_GPU_NODES),
@@ -60,6 +61,7 @@ def write(combination: Combination, folder: Path) -> Path:
     kustomization = {
         "apiVersion": "kustomize.config.k8s.io/v1beta1",
         "kind": "Kustomization",
+        "namespace": "default" if combination.folder == "overlays/local" else "whimbrel",
         "resources": [_relative(MANIFESTS / combination.folder, folder)],
         "components": [_relative(MANIFESTS / "components" / name, folder) for name in combination.components],
     }
