@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -462,6 +463,15 @@ def test_a_pod_without_what_it_refers_to_waits_and_says_for_what(
         machine.workload("one")
 
     assert said in str(error.value)
+
+
+def test_a_secret_may_hold_any_bytes(machine: Machine) -> None:
+    machine.apply(
+        SOURCE, SETTINGS, SECRET.replace(base64.b64encode(b"bird").decode(), base64.b64encode(b"\xff").decode())
+    )
+    machine.settle()
+
+    assert os.fsencode(machine.workload("one").environment["FROM_SECRET"]) == b"\xff"
 
 
 def test_a_trigger_without_its_subscriber_says_so_and_loses_nothing(machine: Machine) -> None:

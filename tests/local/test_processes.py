@@ -67,6 +67,17 @@ async def test_a_command_gets_its_port_and_its_arguments(tmp_path: Path) -> None
         await process.stop()
 
 
+async def test_a_command_that_cannot_be_started_is_tried_again_and_says_why(tmp_path: Path) -> None:
+    async with place(tmp_path) as here:
+        process = Supervised(replace(toy(), environment={"NAME": "a\0b"}), here)
+        process.start()
+
+        await until(lambda: process.restarts > 1, "another attempt")
+
+        assert process.last_exit == "could not be started: embedded null byte"
+        await process.stop()
+
+
 async def test_a_killed_process_is_started_again(tmp_path: Path) -> None:
     async with place(tmp_path) as here:
         process = Supervised(toy(), here)

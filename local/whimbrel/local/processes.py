@@ -134,7 +134,7 @@ class Supervised:
         while not self._stopping.is_set():
             try:
                 self._process = await self._spawn()
-            except OSError as error:
+            except (OSError, ValueError) as error:  # ValueError: a NUL in its environment
                 self._note_exit(None, f"could not be started: {error}")
             else:
                 await self._watch(self._process)

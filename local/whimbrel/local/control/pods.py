@@ -106,7 +106,9 @@ def environment(container: Mapping[str, Any], namespace: str, lookup: Lookup) ->
 
 
 def secret_values(secret: Object) -> dict[str, str]:
-    return {key: base64.b64decode(value).decode() for key, value in (secret.get("data") or {}).items()}
+    """As environment variables hold them: bytes that are no text stay the same bytes."""
+    data: Mapping[str, str] = secret.get("data") or {}
+    return {key: base64.b64decode(value).decode(errors="surrogateescape") for key, value in data.items()}
 
 
 def status(pod: Object, seen: Seen, now: str) -> dict[str, Any]:
