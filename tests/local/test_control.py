@@ -398,6 +398,15 @@ def test_a_revision_that_has_just_become_ready_keeps_its_process(machine: Machin
     assert now["metadata"]["uid"] == first["metadata"]["uid"]
 
 
+def test_an_object_that_cannot_be_read_stops_no_other(machine: Machine) -> None:
+    machine.storage.create(kinds.INFERENCE_SERVICE, {"metadata": {"name": "odd"}, "spec": {"predictor": {"none": 1}}})
+    machine.apply(service())
+    machine.settle()
+
+    assert machine.condition(kinds.INFERENCE_SERVICE, "one") == "True"
+    assert any(each.startswith("InferenceService default/odd") for each in machine.outcome.unready)
+
+
 # References, environments, images
 
 

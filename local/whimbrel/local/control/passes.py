@@ -5,6 +5,7 @@ Level-triggered: a pass knows nothing of the one before, so that whatever was mi
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -19,6 +20,8 @@ from whimbrel.local.control.pods import Seen
 from whimbrel.local.control.routing import Key, RoutePlan
 from whimbrel.local.control.world import World, is_leaving
 from whimbrel.local.rollout import read_traffic
+
+logger = logging.getLogger(__name__)
 
 _PROGRESS_SECONDS = 600.0
 
@@ -71,45 +74,53 @@ class _Pass:
         self.world, self.facts = world, facts
         self.outcome = Outcome()
         self._failures: dict[Key, dict[str, Any]] = {}  # of a revision's processes
+        self._faults: dict[Key, dict[str, str]] = {}  # why a component of an InferenceService is nothing that runs
 
     def run(self) -> Outcome:
-        faults = self._inference_services()
-        for service in self._present(kinds.KNATIVE_SERVICE):
-            self._knative_service(service)
         for service in self._present(kinds.INFERENCE_SERVICE):
-            self._inference_status(service, faults.get(names.of(service), {}))
+            self._alone(service, self._knative_services)
+        for service in self._present(kinds.KNATIVE_SERVICE):
+            self._alone(service, self._knative_service)
+        for service in self._present(kinds.INFERENCE_SERVICE):
+            self._alone(service, self._inference_status)
         self._eventing()
         self._pod_statuses()
         for service in self._present(kinds.KNATIVE_SERVICE):
-            self.outcome.routes += routing.routes(self.world, service)
+            self._alone(service, lambda each: self.outcome.routes.extend(routing.routes(self.world, each)))
         self._readiness()
         return self.outcome
 
+    def _alone(self, found: Object, step: Callable[[Object], None]) -> None:
+        """What is wrong with one object stops no other."""
+        try:
+            step(found)
+        except Exception:
+            named = f"{found['kind']} {'/'.join(names.of(found))}"
+            logger.exception("%s is left as it is", named)
+            self.outcome.unready.append(f"{named} (it cannot be read; see the log)")
+
     # InferenceServices
 
-    def _inference_services(self) -> dict[Key, dict[str, str]]:
-        """Their Knative services; what each component was refused for."""
+    def _knative_services(self, service: Object) -> None:
+        """Those of its components; what one is refused for is in its status."""
         found = [*self.world.of(kinds.SERVING_RUNTIME), *self.world.of(kinds.CLUSTER_SERVING_RUNTIME)]
-        faults: dict[Key, dict[str, str]] = {}
-        for service in self._present(kinds.INFERENCE_SERVICE):
-            runtimes = inference.runtimes_of(service, found)
-            wanted = inference.present(service)
-            for component in wanted:
-                try:
-                    rendered = inference.knative_service(service, component, runtimes)
-                except InputRefused as error:
-                    faults.setdefault(names.of(service), {})[component] = str(error)
-                    continue
-                self.world.ensure(kinds.KNATIVE_SERVICE, rendered)
-            owned = self.world.owned(kinds.KNATIVE_SERVICE, service)
-            kept = {inference.component_name(service, each) for each in wanted}
-            for each in owned:
-                if each["metadata"]["name"] not in kept:
-                    self.world.delete(kinds.KNATIVE_SERVICE, each)
-        return faults
+        runtimes = inference.runtimes_of(service, found)
+        wanted = inference.present(service)
+        for component in wanted:
+            try:
+                rendered = inference.knative_service(service, component, runtimes)
+            except InputRefused as error:
+                self._faults.setdefault(names.of(service), {})[component] = str(error)
+                continue
+            self.world.ensure(kinds.KNATIVE_SERVICE, rendered)
+        kept = {inference.component_name(service, each) for each in wanted}
+        for each in self.world.owned(kinds.KNATIVE_SERVICE, service):
+            if each["metadata"]["name"] not in kept:
+                self.world.delete(kinds.KNATIVE_SERVICE, each)
 
-    def _inference_status(self, service: Object, faults: Mapping[str, str]) -> None:
+    def _inference_status(self, service: Object) -> None:
         namespace, name = names.of(service)
+        faults = self._faults.get((namespace, name), {})
         services = {
             each: self.world.find(kinds.KNATIVE_SERVICE, namespace, inference.component_name(service, each))
             for each in inference.present(service)
@@ -220,7 +231,7 @@ class _Pass:
             self._tell_ready(kinds.TRIGGER, trigger, status)
             world.set_status(kinds.TRIGGER, trigger, status)
         for source in self._present(kinds.CONTAINER_SOURCE):
-            self._source(source)
+            self._alone(source, self._source)
         for binding in self._present(kinds.SINK_BINDING):
             bound = len(eventing.subjects(world, binding))
             world.set_status(kinds.SINK_BINDING, binding, eventing.binding_status(world, binding, bound, now))
