@@ -17,7 +17,7 @@ from testbed.records import result_of
 from whimbrel.core.conditional_puts import IfMatch
 from whimbrel.core.errors import NotFound, Unavailable
 from whimbrel.core.result_store import ResultStore, Written
-from whimbrel.core.results import Gone, Result, latest_key, parse_gone, parse_result
+from whimbrel.core.results import Gone, Result, latest_key, parse_gone, parse_result, result_key
 from whimbrel.core.s3 import s3_client
 from whimbrel.core.settings import S3Settings
 
@@ -148,6 +148,12 @@ def test_what_is_no_result_at_the_latests_key_gives_way(s3: S3Client, bucket: st
     s3.put_object(Bucket=bucket, Key=latest_key("photos", "a.png"), Body=content)
     assert ResultStore(s3, bucket).write(result_of("a.png")) is Written.NEW
     assert latest(s3, bucket, "a.png") == result_of("a.png")
+
+
+def test_without_the_latest_a_duplicate_is_still_told(s3: S3Client, bucket: str) -> None:
+    results = ResultStore(s3, bucket, keeps_latest=False)
+    assert [results.write(result_of("a.png")) for _ in range(2)] == [Written.NEW, Written.DUPLICATE]
+    assert keys_in(s3, bucket) == [result_key("photos", result_of("a.png").object.ref, "sha256:" + "1" * 64)]
 
 
 def test_without_conditional_puts_the_rules_hold_for_one_delivery_after_the_other(s3: S3Client, bucket: str) -> None:

@@ -102,7 +102,7 @@ def test_a_sink_that_would_feed_itself_does_not_start(store: Store, bucket: str,
     buckets = {"WHIMBREL_RESULTS_BUCKET": bucket, "WHIMBREL_DEAD_LETTERS_BUCKET": bucket}
     settings = {**store.settings_environment, **buckets, "PORT": "0"}
     with running("whimbrel.eventing", "sink", sink, log=tmp_path / "log", **settings) as process:
-        assert process.process.wait(30) == 2
+        assert process.process.wait(60) == 2
         assert "they would come back as inputs; name another bucket or prefix" in process.output()
 
 

@@ -18,9 +18,11 @@ import pytest
 from testbed.processes import Running, answers, free_port, running, wait_for
 from testbed.stores import Store
 from whimbrel.core.cloudevent import Event, batched, binary, structured
-from whimbrel.core.errors import NotFound
+from whimbrel.core.errors import NotFound, SettingsError
 from whimbrel.core.results import Gone, Result, ResultEvent, ResultModel, ResultObject, dump
+from whimbrel.core.settings import load
 from whimbrel.eventing.results_reader import ResultReader
+from whimbrel.eventing.settings import ResultsSinkSettings
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -178,6 +180,20 @@ def test_watch_yields_what_is_written_meanwhile_and_once(sink: Sink) -> None:
     watching.join(30)
     assert {"before etag-0", "new etag-1"} <= set(seen) <= {"before etag-0", "new etag-0", "new etag-1"}
     assert len(seen) == len(set(seen))
+
+
+@pytest.mark.parametrize(
+    ("prefix", "refusal"),
+    [
+        ("{key}", r"expected no other places than \{bucket\}, seen \{key\}"),
+        ("a/../b", "expected a key without empty segments"),
+        ("{bucket", "expected places .* and plain characters"),
+    ],
+)
+def test_a_prefix_that_no_key_should_have_ends_the_start(prefix: str, refusal: str) -> None:
+    with pytest.raises(SettingsError, match=refusal):
+        load(ResultsSinkSettings, ["--results-bucket=results", f"--results-prefix={prefix}"], program="test")
+    assert load(ResultsSinkSettings, ["--results-bucket=results"], program="test").results_prefix == "{bucket}"
 
 
 def test_a_sink_waits_for_its_bucket(store: Store, s3: S3Client, tmp_path: Path) -> None:

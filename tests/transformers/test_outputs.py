@@ -245,5 +245,5 @@ def test_a_bucket_that_announces_the_outputs_ends_the_start(store: Store, bucket
     options = ("outputs", "--outputs-bucket", bucket, "--http-port", "0")
     settings = store.settings_environment
     with running("whimbrel.transformers", *options, log=tmp_path / "log", **settings) as process:
-        assert process.process.wait(30) == 2
+        assert process.process.wait(60) == 2
         assert "which its notification 'all' announces" in process.output()
