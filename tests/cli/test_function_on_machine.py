@@ -40,13 +40,14 @@ def test_from_a_function_file_to_labels(machine: OneMachine, tmp_path: Path, mon
     file = tmp_path / "whimbrel.yaml"
     file.write_text(FUNCTION)
     try:
-        whimbrel(machine, "apply", "-f", str(file), "--wait", "90")
+        whimbrel(machine, "apply", "-f", str(file), "--wait", "180")
         machine.put({"elsewhere/1.png": picture(1), "beach/notes.txt": b"terns"}, bucket="waders-in")
         machine.put({"beach/7.png": picture(7), "beach/torn.png": picture(3)[:30]}, bucket="waders-in")
 
-        wait_for(lambda: keys(machine, "waders-out"), "a result")
-        wait_for(lambda: keys(machine, "waders-lost"), "a dead letter")
-        result = machine.s3().get_object(Bucket="waders-out", Key="waders-in/beach/7.png.json")["Body"].read()
+        latest = "waders-in/beach/7.png.json"
+        wait_for(lambda: latest in keys(machine, "waders-out"), "a result", 90)
+        wait_for(lambda: keys(machine, "waders-lost"), "a dead letter", 90)
+        result = machine.s3().get_object(Bucket="waders-out", Key=latest)["Body"].read()
         assert json.loads(result)["predictions"][0]["label"] == "class-7"
         assert not [key for key in keys(machine, "waders-out") if "elsewhere" in key or "notes" in key]
         listed = json.loads(whimbrel(machine, "ls", "-o", "json"))
@@ -56,7 +57,7 @@ def test_from_a_function_file_to_labels(machine: OneMachine, tmp_path: Path, mon
         assert '"component": "source-sqs"' in whimbrel(machine, "logs", "containersource/waders-source")
         assert "waders-predictor-00001 100%" in whimbrel(machine, "describe", "waders")
     finally:
-        whimbrel(machine, "delete", "-f", str(file), "--ignore-not-found", "--wait", "60")
+        whimbrel(machine, "delete", "-f", str(file), "--ignore-not-found", "--wait", "120")
 
     assert not [each for each in json.loads(whimbrel(machine, "ls", "-o", "json")) if each["name"].startswith("waders")]
     gone = CliRunner().invoke(app, ["describe", "waders", "--state", str(machine.state)])

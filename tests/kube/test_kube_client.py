@@ -284,11 +284,12 @@ def running(restarts: int) -> Callable[[Object], Object]:
 
 
 async def talking(api: KubernetesApi, cluster: Client, namespace: str, name: str, *lines: str) -> Path:
-    await cluster.apply(pod(name, namespace))
-    await cluster.patch(POD, name, namespace, running(0), subresource="status")
+    """A pod whose log is there before it runs, so that nobody looks for it too early."""
     file = api.state / "logs" / namespace / name / "kserve-container.log"
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text("".join(f"{line}\n" for line in lines))
+    await cluster.apply(pod(name, namespace))
+    await cluster.patch(POD, name, namespace, running(0), subresource="status")
     return file
 
 
