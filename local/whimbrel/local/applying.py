@@ -55,9 +55,11 @@ def _apply(storage: Storage, kind: Kind, given: Object) -> None:
     namespace = metadata.get("namespace") or "default" if kind.namespaced else None
     if namespace is not None:
         _ensure_namespace(storage, namespace)
-    applied = json.dumps(given, sort_keys=True)
-    noted = {**given, "metadata": {**metadata, "annotations": {**(metadata.get("annotations") or {})}}}
-    noted["metadata"]["annotations"][LAST_APPLIED] = applied
+    placed = {"namespace": namespace} if namespace is not None else {}
+    annotations = dict(metadata.get("annotations") or {})
+    noted = {**given, "metadata": {**metadata, **placed, "annotations": annotations}}
+    applied = _written(noted)
+    noted["metadata"]["annotations"] = {**annotations, LAST_APPLIED: applied}
     try:
         live = storage.get(kind, namespace, metadata["name"])
     except NotFound:
@@ -67,6 +69,14 @@ def _apply(storage: Storage, kind: Kind, given: Object) -> None:
     if before != applied:
         prior = json.loads(before) if before else {}
         storage.modify(kind, namespace, metadata["name"], lambda found: merged(found, prior, noted))
+
+
+def _written(given: Object) -> str:
+    """Byte for byte as kubectl writes it, so that its own apply of the same finds nothing changed."""
+    text = json.dumps(given, sort_keys=True, separators=(",", ":"), ensure_ascii=False) + "\n"
+    for character in "<>&":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text
 
 
 def merged(live: Any, prior: Any, given: Any) -> Any:
