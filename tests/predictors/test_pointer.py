@@ -340,7 +340,7 @@ def test_a_process_killed_in_the_middle_of_its_swap_comes_back_on_the_pointers_s
 ) -> None:
     etag = pointer.write(Pointer(current=version("1")), None)
     options = ("--pointer-poll-seconds", "0.2", "--warm-up-seconds", "0")
-    uri, slow = f"pointer+{pointer.place.uri}", ("--null-delay-seconds", "2")  # the swap takes 8 s
+    uri, slow = f"pointer+{pointer.place.uri}", ("--null-delay-seconds", "2")  # the swap takes 16 s
     with running_predictor(tmp_path / "slow", *options, *slow, uri=uri, **store.settings_environment) as predictor:
         assert metadata(predictor.url)["versions"] == ["1"]
         pointer.write(Pointer(current=version("1"), candidate=version("2"), share=30), etag)

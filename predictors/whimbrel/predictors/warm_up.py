@@ -41,7 +41,8 @@ async def warm_up(
     if not limits.adaptive:
         await compute(limits.max_batch_size)
         return
-    await compute(1)
+    if left > 0 or beside is not None:
+        await compute(1)
     if beside is not None:
         batcher.times.adopt(beside)
     size, following = 1, min(2, limits.max_batch_size)
