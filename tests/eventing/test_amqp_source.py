@@ -15,7 +15,7 @@ import pytest
 from aio_pika import Message
 from aio_pika.abc import AbstractChannel
 
-from testbed.processes import Running, running
+from testbed.processes import Running, running, wait_for
 from testbed.rabbitmq import RabbitMq
 from testbed.sinks import Reply, scripted_sink
 from whimbrel.core.cloudevent import Event
@@ -92,7 +92,7 @@ def test_sigterm_finishes_what_is_in_flight_and_returns_the_rest(rabbitmq: Rabbi
         hold.set()
         assert process.process.wait(15) == 0
         assert len(sink.accepted_keys()) == 4
-        assert rabbitmq.ready(queue) == 8
+        wait_for(lambda: rabbitmq.ready(queue) == 8, "the rest in the queue")
 
 
 def test_an_event_that_fails_keeps_its_keys_turn_and_ends_as_a_dead_letter(
