@@ -27,6 +27,14 @@ _MAPS = frozenset(("labels", "annotations", "attributes", "extensions", "data", 
 _LISTS = frozenset(("args", "command", "envFrom", "volumeMounts", "filters", "rules"))
 _HONOURED, _NOT_ENFORCED = "Honoured on one machine.", "Accepted, but not enforced on one machine."
 _PARTLY = "Known by the fields below; all others are refused."
+_STRINGS = {"type": "object", "additionalProperties": {"type": "string"}}
+# kubectl looks up every field of metadata that it changes in a core kind, to know how lists are merged.
+_OF_METADATA: dict[str, Any] = {
+    **{name: {"type": "string"} for name in ("name", "namespace", "generateName", "resourceVersion", "uid")},
+    **dict.fromkeys(("annotations", "labels"), _STRINGS),
+    "finalizers": {"type": "array", "items": {"type": "string"}, "x-kubernetes-patch-strategy": "merge"},
+    "ownerReferences": {"type": "array", "items": {"type": "object"}},
+}
 _METADATA = "Standard object's metadata: name, namespace, labels, annotations, finalizers, ownerReferences."
 
 
@@ -101,7 +109,7 @@ def _schema(kind: Kind) -> dict[str, Any]:
     properties: dict[str, Any] = {
         "apiVersion": {"type": "string", "description": f"Always {kind.api_version}."},
         "kind": {"type": "string", "description": f"Always {kind.kind}."},
-        "metadata": {"type": "object", "description": _METADATA},
+        "metadata": {"type": "object", "description": _METADATA, "properties": _OF_METADATA},
     }
     root = {"type": "object", "description": _description(kind), "properties": properties}
     if fields.API_VERSIONS.get(kind.kind) == kind.api_version:
