@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-RESULTS, OBJECTS, ANNOUNCED = "results", "objects", "announced"  # the steps
+RESULTS, OBJECTS, AGAIN = "results", "objects", "looked at again"  # the steps
 _BATCH: Final = 100  # looked at, announced and concluded together; what a kill repeats at most
 _LOOKS_AT_ONCE: Final = 8
 _MOST_FOLDERS: Final = 256  # characters: a result's key keeps at least so many of a long key as they are
@@ -186,7 +186,7 @@ def _settle(
                 if announce is not None:
                     _announce(announce, missing, survey)
                 after, done = rows[-1].number, done + len(rows)
-                watch(ANNOUNCED, done, total)
+                watch(AGAIN, done, total)
 
 
 def _announce(announce: Announce, rows: Sequence[Row], survey: Survey) -> None:
