@@ -14,7 +14,7 @@ from whimbrel.cli import manifests
 from whimbrel.cli.console import Output, add_rows, out, print_json, say, table
 from whimbrel.cli.manifests import Files
 from whimbrel.cli.options import OutputFormat
-from whimbrel.core.errors import SettingsError
+from whimbrel.core.errors import InputRefused, SettingsError
 from whimbrel.core.kustomize import Rendered, read_objects
 from whimbrel.kube.function import is_function
 from whimbrel.kube.lint import RULES, Finding, Rule, Severity, schemas
@@ -67,9 +67,19 @@ def _file(path: Path) -> list[Rendered]:
     """A function file as the objects that it means; all others as they are written."""
     if path.is_dir():
         return [each for file in sorted(path.glob("*.y*ml")) for each in _file(file)]
-    if path == Path("-") or (path.is_file() and any(map(is_function, parse(path.read_text(), str(path))))):
+    if path != Path("-") and not _is_function_file(path):
+        return read_objects(path)
+    try:
         return [Rendered(path, found) for found in manifests.read_objects([path], [])]
-    return read_objects(path)
+    except InputRefused as refused:
+        raise SettingsError(str(refused)) from None
+
+
+def _is_function_file(path: Path) -> bool:
+    try:
+        return any(map(is_function, parse(path.read_text(), str(path))))
+    except (OSError, UnicodeDecodeError, InputRefused):
+        return False  # what is wrong with it is said where it is read
 
 
 def _schema_rules(crds: list[Path], documents: Iterable[Rendered]) -> list[Rule]:

@@ -26,6 +26,10 @@ FILE = "kustomization.yaml"
 _KNOWN = frozenset(
     {"apiVersion", "kind", "resources", "components", "namespace", "images", "patches", "configMapGenerator"}
 )
+_LISTS = {
+    **dict.fromkeys(("resources", "components"), ("paths", str)),
+    **dict.fromkeys(("images", "patches", "configMapGenerator"), ("mappings", dict)),
+}
 _IMAGE_FIELDS = frozenset({"name", "newName", "newTag", "digest"})
 _TARGET_FIELDS = frozenset({"group", "version", "kind", "name"})
 _GENERATOR_FIELDS = frozenset({"name", "files", "literals", "options"})
@@ -67,27 +71,36 @@ def render(folder: Path) -> list[Object]:
 
 def render_files(folder: Path) -> list[Rendered]:
     """`render`, with the file of each object."""
+    return _rendered(folder, ())
+
+
+def _rendered(folder: Path, within: tuple[Path, ...]) -> list[Rendered]:
     found: list[Rendered] = []
-    _accumulate(folder, found, kind="Kustomization")
+    _accumulate(folder, found, within, kind="Kustomization")
     return found
 
 
-def _accumulate(folder: Path, found: list[Rendered], *, kind: str) -> None:
-    """Add what `folder` names to `found`; a component's patches reach all that was found before it."""
+def _accumulate(folder: Path, found: list[Rendered], within: tuple[Path, ...], *, kind: str) -> None:
+    """Add what `folder` names to `found`; a component's patches reach all that was found before it.
+
+    `within` are the folders that led here.
+    """
     file = folder / FILE
     if not file.is_file():
         raise SettingsError(
             f"expected {file}, seen none; give a folder with manifests, such as manifests/overlays/local"
         )
-    kustomization = _load_one(file)
-    _refuse_unknown(kustomization, _KNOWN, str(file))
+    if folder.resolve() in within:
+        raise SettingsError(f"{file}: leads back to itself; take it out of its own resources or components")
+    within = (*within, folder.resolve())
+    kustomization = _kustomization(file)
     if (seen := kustomization.get("kind", "Kustomization")) != kind:
         raise SettingsError(f"{file}: expected kind {kind}, seen {seen}; components belong to the field 'components'")
     for resource in kustomization.get("resources", []):
-        found += _resource(folder, resource)
+        found += _resource(folder, resource, within)
     found += [_generated(folder, entry, file) for entry in kustomization.get("configMapGenerator", [])]
     for component in kustomization.get("components", []):
-        _accumulate(folder / component, found, kind="Component")
+        _accumulate(folder / component, found, within, kind="Component")
     for patch in kustomization.get("patches", []):
         _patch(found, patch, folder, f"{file}: patches")
     if namespace := kustomization.get("namespace"):
@@ -99,10 +112,24 @@ def _accumulate(folder: Path, found: list[Rendered], *, kind: str) -> None:
     _refuse_duplicates(found, file)
 
 
-def _resource(folder: Path, resource: str) -> list[Rendered]:
+def _kustomization(file: Path) -> dict[str, Any]:
+    """What the file says, each field that it has in its right shape."""
+    found = {field: value for field, value in _load_one(file).items() if value is not None}
+    _refuse_unknown(found, _KNOWN, str(file))
+    for field, (shape, item) in _LISTS.items():
+        if not isinstance(found.get(field, []), list) or not all(
+            isinstance(each, item) for each in found.get(field, [])
+        ):
+            raise SettingsError(f"{file}: {field}: expected a list of {shape}")
+    if not isinstance(found.get("namespace", ""), str):
+        raise SettingsError(f"{file}: namespace: expected a text, seen {found['namespace']!r}; put it in quotes")
+    return found
+
+
+def _resource(folder: Path, resource: str, within: tuple[Path, ...]) -> list[Rendered]:
     path = folder / resource
     if path.is_dir():
-        return render_files(path)
+        return _rendered(path, within)
     if not path.is_file():
         raise SettingsError(f"expected {path}, which {folder / FILE} names as a resource; seen none")
     return read_objects(path)
@@ -129,7 +156,7 @@ def _generated(folder: Path, entry: Mapping[str, Any], file: Path) -> Rendered:
     _refuse_unknown(options, _OPTION_FIELDS, f"{where}.options")
     if options.get("disableNameSuffixHash") is not True:
         raise NotSupported(f"{where}: expected options.disableNameSuffixHash: true; no hashes are added here")
-    values = dict(literal.split("=", 1) for literal in entry.get("literals", []))
+    values = dict(literal.partition("=")[::2] for literal in entry.get("literals", []))
     for named in entry.get("files", []):
         key, _, path = named.rpartition("=")
         values[key or Path(path).name] = _read(folder / path)
