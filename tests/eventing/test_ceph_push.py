@@ -136,13 +136,13 @@ def test_conditional_puts_of_rgw_16(ceph: Ceph, photos: str) -> None:
 
 
 def race(client: S3Client, **put: Any) -> int:
-    """How many of eight writers at once were told that they wrote; the others were told 412."""
+    """How many of eight writers at once, each of other bytes, were told that they wrote; the others were told 412."""
     ready = threading.Barrier(8)
 
     def write(number: int) -> bool:
         ready.wait(10)
         try:
-            client.put_object(Body=str(number).encode(), **put)
+            client.put_object(Body=f"{number} {uuid.uuid4()}".encode(), **put)
         except ClientError as error:
             assert error.response["Error"]["Code"] == "PreconditionFailed"
             return False
