@@ -29,6 +29,13 @@ _CLOSE_SECONDS: Final = 15.0
 _AWAY: Final = (KafkaError._ALL_BROKERS_DOWN, KafkaError._TRANSPORT, KafkaError._RESOLVE, KafkaError._TIMED_OUT)
 
 _log = logging.getLogger(__name__)
+# The group is moving on: the next round commits again, or the partitions have left by then.
+_PASSING: Final = (
+    KafkaError.REBALANCE_IN_PROGRESS,
+    KafkaError.ILLEGAL_GENERATION,
+    KafkaError.UNKNOWN_MEMBER_ID,
+    KafkaError._WAIT_COORD,
+)
 
 Place = tuple[str, int]  # topic and partition
 
@@ -181,7 +188,8 @@ class Member:
                     self._commit(list(self._partitions))
                     self._look_again()
                 except KafkaException as error:
-                    self._failed(error.args[0])
+                    if error.args[0].code() not in _PASSING:
+                        self._failed(error.args[0])
         except Exception:
             _log.exception("polling ended")
         finally:
