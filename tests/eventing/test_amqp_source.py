@@ -163,6 +163,7 @@ def test_a_deleted_queue_is_waited_for(rabbitmq: RabbitMq, queue: str, source: S
     [
         ((), "does not exist"),
         (("--amqp-url=amqp://guest:wrong@127.0.0.1:{port}/",), "refused user or password"),
+        (("--amqp-url=amqp://guest:guest@127.0.0.1:{port}/nowhere",), "does the virtual host exist"),
         (("--amqp-username=guest", "--amqp-password=wrong/@"), "refused user or password"),
         (("--amqp-url=amqp://guest:guest@127.0.0.1:1/",), "no broker answers"),
     ],

@@ -56,6 +56,9 @@ class AmqpUpstream:
             raise Unavailable(f"{queue} cannot be made or consumed as set ({error})") from error
         except (aio_pika.exceptions.ProbableAuthenticationError, aio_pika.exceptions.AuthenticationError) as error:
             raise Unavailable(f"{queue}: the broker refused user or password") from error
+        except aio_pika.exceptions.InvalidFrameError as error:
+            remedy = "does the virtual host exist, and may the user enter it?"
+            raise Unavailable(f"{queue}: the broker broke the greeting off; {remedy}") from error
         except GONE as error:
             raise Unavailable(f"{queue}: no broker answers ({type(error).__name__} {error})") from error
 
