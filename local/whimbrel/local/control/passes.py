@@ -180,9 +180,7 @@ class _Pass:
         plan = RevisionPlan(key, scaling, fixed)
         self.outcome.revisions.append(plan)
         wanted = plan.fixed if plan.fixed is not None else self._scaled(revision, scaling)
-        running = self._pods_of(
-            revision, kinds.REVISION, revision["metadata"]["name"], templates.of_revision(revision), wanted
-        )
+        running = self._pods_of(revision, key[1], templates.of_revision(revision), wanted)
         seen = [self.facts.seen.get(names.of(pod), Seen()) for pod in running]
         failures = [failure for each in seen if (failure := pods.failure_of(each)) is not None and not each.ready]
         if failures:
@@ -245,7 +243,7 @@ class _Pass:
             self.outcome.pods += [(pod, "ContainerSource") for pod in running]
         else:
             template = serving.with_environment(source["spec"]["template"], given)
-            running = self._pods_of(source, kinds.CONTAINER_SOURCE, f"{names.of(source)[1]}", template, 1)
+            running = self._pods_of(source, names.of(source)[1], template, 1)
         seen = [self.facts.seen.get(names.of(pod), Seen()) for pod in running]
         failure = next((each.fault or each.last_exit for each in seen if not each.ready), "")
         status = eventing.source_status(self.world, source, any(each.ready for each in seen), failure, self.facts.time)
@@ -254,9 +252,7 @@ class _Pass:
 
     # Pods
 
-    def _pods_of(
-        self, owner: Object, kind: kinds.Kind, name: str, template: Mapping[str, Any], count: int
-    ) -> list[Object]:
+    def _pods_of(self, owner: Object, name: str, template: Mapping[str, Any], count: int) -> list[Object]:
         """As many pods of this template as are wanted: more are made, the youngest go first, others' templates go."""
         digest = serving.digest_of(template)
         owned = [pod for pod in self.world.owned(kinds.POD, owner) if not is_leaving(pod)]
