@@ -200,11 +200,11 @@ def main() -> None:
         f"![Throughput by concurrency, and the latency of requests around the swaps]({predictor_plot.PICTURE.name})",
     ]
     print(*lines[2:], sep="\n")
-    write_section(BEGIN, END, "\n".join(lines))
     predictor_plot.draw(
         {name: measured.rates for name, measured in all_measured.items()},
         {name: _swaps_of(measured) for name, measured in all_measured.items()},
     )
+    write_section(BEGIN, END, "\n".join(lines))
 
 
 def _swaps_of(measured: Measured) -> tuple[list[tuple[float, float]], list[tuple[float, float]]]:
