@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+CONTAINER_SOURCE_LABEL = "sources.knative.dev/containerSource"
+SOURCE_LABEL = "sources.knative.dev/source"
 INFERENCE_SERVICE_LABEL = "serving.kserve.io/inferenceservice"
 COMPONENT_LABEL = "component"
 SERVICE_LABEL = "serving.knative.dev/service"

@@ -40,9 +40,16 @@ def pod(owner: Object, name: str, template: Mapping[str, Any], digest: str) -> O
         "metadata": {
             "name": f"{name}-deployment-{suffix}",
             "namespace": owner["metadata"]["namespace"],
-            "labels": dict(metadata.get("labels") or {}),
+            "labels": dict(metadata.get("labels") or {}) | _labels_of_a_source(owner),
             "annotations": dict(metadata.get("annotations") or {}) | {names.TEMPLATE_DIGEST: digest},
             "ownerReferences": [owner_reference(owner)],
         },
         "spec": spec | {"nodeName": "localhost", "restartPolicy": "Always"},
     }
+
+
+def _labels_of_a_source(owner: Object) -> dict[str, str]:
+    """By which Knative's own controller marks the pods of a ContainerSource, and `whimbrel logs` finds them."""
+    if owner["kind"] != "ContainerSource":
+        return {}
+    return {names.CONTAINER_SOURCE_LABEL: owner["metadata"]["name"], names.SOURCE_LABEL: "container-source-controller"}
