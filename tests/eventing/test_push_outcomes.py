@@ -25,6 +25,8 @@ def test_an_outcome_is_kept_for_its_time() -> None:
     now = 5.0
     assert outcomes.recall("a") is None
     assert outcomes.recall("b") == Outcome(9.0, 2)
-    now = 9.0
+    now = 13.0
+    assert outcomes.recall("b") == Outcome(9.0, 2), "its time begins when it may be delivered again"
+    now = 14.0
     assert outcomes.recall("b") is None
     assert len(outcomes) == 0

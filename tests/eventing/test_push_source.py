@@ -22,6 +22,7 @@ from testbed.sinks import Reply, scripted_sink
 from whimbrel.core.cloudevent import Event, batched, binary, structured
 from whimbrel.core.errors import SettingsError
 from whimbrel.core.records import object_event, parse_record
+from whimbrel.core.redelivery import DELIVERIES
 from whimbrel.core.settings import load
 from whimbrel.eventing.push.authentication import admission
 from whimbrel.eventing.push.settings import PushSourceSettings
@@ -158,6 +159,8 @@ def test_an_event_that_the_sink_does_not_take_is_tried_again_when_it_is_posted_a
         mended.set()
         wait_for(lambda: source.post(body).status_code == 202, "a 202")
         assert sink.accepted_keys() == ["k"]
+    rounds = list(dict.fromkeys(event.extensions.get(DELIVERIES, "1") for event in sink.received))
+    assert rounds == [str(number + 1) for number in range(len(rounds))], "each is counted once"
 
 
 def test_what_cannot_be_read_is_a_dead_letter_and_is_not_posted_for_ever(receiver: Callable[..., Any]) -> None:

@@ -10,14 +10,17 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """`not_before` is None once the sink has accepted; else the moment from which another delivery may begin."""
+    """`not_before` is None once the sink has accepted; else the moment from which another delivery may begin.
+
+    `deliveries` counts that next one too.
+    """
 
     not_before: float | None
     deliveries: int
 
 
 class Outcomes:
-    """At most `most` of them, the oldest forgotten first, each for `seconds`."""
+    """At most `most` of them, the oldest forgotten first, each for `seconds` from when it may be delivered again."""
 
     def __init__(self, most: int, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._most, self._seconds, self._clock = most, seconds, clock
@@ -25,7 +28,8 @@ class Outcomes:
 
     def remember(self, identity: str, outcome: Outcome) -> None:
         self._kept.pop(identity, None)
-        self._kept[identity] = (self._clock(), outcome)
+        now = self._clock()
+        self._kept[identity] = (max(now, outcome.not_before or now), outcome)  # a long pause must not outlive the count
         self._forget()
 
     def recall(self, identity: str) -> Outcome | None:

@@ -210,13 +210,13 @@ class PushUpstream:
         while True:
             delivery = self._under_way.get(name)
             if delivery is None:
-                outcome = self._outcomes.recall(name) or Outcome(0, 0)
+                outcome = self._outcomes.recall(name) or Outcome(0, 1)
                 if outcome.not_before is None:
                     return how or "remembered"
                 if outcome.not_before > (now := time.monotonic()):
                     await asyncio.sleep(outcome.not_before - now)
                     continue  # another request may have begun it
-                delivery = self._begun(_Delivery(name, readings, grant.shared(), outcome.deliveries + 1))
+                delivery = self._begun(_Delivery(name, readings, grant.shared(), outcome.deliveries))
                 how = "delivered"
             how = how or "joined"
             await delivery.settled.wait()
