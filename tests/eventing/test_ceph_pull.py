@@ -18,6 +18,7 @@ from testbed.sinks import Reply, scripted_sink
 from whimbrel.core.cloudevent import Event
 from whimbrel.core.errors import InputRefused, NotFound, Unavailable
 from whimbrel.core.records import object_event
+from whimbrel.core.redelivery import DELIVERIES
 from whimbrel.eventing.rgw.pubsub import PubSub
 from whimbrel.eventing.rgw.signing import Signer
 
@@ -135,6 +136,9 @@ def test_what_the_sink_does_not_take_stays_and_nothing_else_waits_for_it(
             source.wait_until(lambda: not pulled.keys(), "an empty subscription", PATIENCE)
         assert letters.accepted_keys() == ["refused"]
         assert set(sink.accepted_keys()) - {FIRST} == {*good, *bad}
+        for key in bad:
+            rounds = {int(event.extensions.get(DELIVERIES, "1")) for event in sink.received if event.subject == key}
+            assert rounds == set(range(1, len(rounds) + 1)), "each is counted once"
 
 
 def test_a_source_without_its_subscription_says_what_is_missing(ceph: Ceph, tmp_path: Path) -> None:

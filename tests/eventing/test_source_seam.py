@@ -206,6 +206,21 @@ async def test_a_read_that_raises_is_an_unreadable_message() -> None:
     assert [event.type for event in sink.accepted] == [UNREADABLE_TYPE]
 
 
+class Unreturned(ListUpstream):
+    """Gives nothing back, for no reason that is foreseen."""
+
+    async def give_back(self, messages: Sequence[Message], delay_seconds: float) -> None:
+        await super().give_back(messages, delay_seconds)
+        raise KeyError("surprise")
+
+
+async def test_a_message_that_cannot_be_given_back_keeps_no_place() -> None:
+    upstream = Unreturned(["bad"] * 9 + ["good"])
+    with scripted_sink(failing) as sink:
+        await work(upstream, sink.url, lambda: upstream.accepted)
+    assert [message.body for message in upstream.accepted] == [b"good"]
+
+
 def attempts(sink: ScriptedSink, subject: str) -> int:
     return len([event for event in sink.received if event.subject == subject])
 

@@ -147,8 +147,11 @@ class Link:
         try:
             if self._publishing is None or self._publishing.is_closed:
                 self._publishing = await self._connection.channel(publisher_confirms=True, on_return_raises=True)
+            message = self.unsettled.get(receipt)
+            if message is None:  # lost while the channel opened
+                return False
             await self._publishing.default_exchange.publish(
-                _copy(self.unsettled[receipt], deliveries), self._queue, timeout=_CONFIRM_SECONDS
+                _copy(message, deliveries), self._queue, timeout=_CONFIRM_SECONDS
             )
         except ChannelAccessRefused as error:
             self._may_publish = False

@@ -139,7 +139,10 @@ class Source:
         if not rounds:
             self._done.put_nowait(message)
             return
-        await self._return(replace(message, deliveries=message.deliveries + rounds - 1))
+        try:
+            await self._return(replace(message, deliveries=message.deliveries + rounds - 1))
+        except Exception:  # its place must not be lost for that; a cancelled one is the stop's to give back
+            _log.exception("a message could not be given back to %s", self._upstream.uri)
         self._release([message])
 
     async def _take(self, message: Message, step: _Step) -> int:

@@ -133,11 +133,14 @@ class RgwPubsubUpstream:
     async def give_back(self, messages: Sequence[Message], delay_seconds: float) -> None:
         for message in messages:
             event_id = str(message.receipt)
+            key = self._held.pop(event_id, None)
+            if key is None:
+                continue  # acknowledged already
             while len(self._postponed) >= MAX_POSTPONED:
                 # The oldest note makes room: its event comes again before its time, and no worse.
                 self._busy.discard(self._postponed.pop(next(iter(self._postponed))).key)
             not_before = time.monotonic() + delay_seconds
-            self._postponed[event_id] = _Postponed(self._held.pop(event_id), not_before, message.deliveries)
+            self._postponed[event_id] = _Postponed(key, not_before, message.deliveries)
 
     async def extend(self, messages: Sequence[Message]) -> None:
         """There are no leases."""
@@ -148,14 +151,15 @@ class RgwPubsubUpstream:
     async def _list(self) -> None:
         if self._marker is None:
             self._forget_absent()
-        if self._marker is None or len(self._passed_over) >= MAX_POSTPONED:
-            self._marker = None
-            self._passed_over.clear()
-            self._began = time.monotonic()
+        marker = None if len(self._passed_over) >= MAX_POSTPONED else self._marker
         self._accepted.clear()
         self._freed.clear()
         name, most = self._settings.rgw_subscription, self._settings.rgw_page_events
-        page = await self._asked(self._opened().events(name, marker=self._marker, most=most))
+        asked_at = time.monotonic()
+        page = await self._asked(self._opened().events(name, marker=marker, most=most))
+        if marker is None:  # not before it came: a listing that failed shows nobody absent
+            self._began = asked_at
+            self._passed_over.clear()
         self._listed.extend(page.events)
         self._marker = page.next_marker
         if page.without_id:
@@ -192,7 +196,7 @@ class RgwPubsubUpstream:
         self._postponed.pop(event.id, None)
         self._held[event.id] = key
         self._busy.add(key)
-        deliveries = 1 if note is None else note.deliveries + 1
+        deliveries = 1 if note is None else note.deliveries
         return [Message(json.dumps(event.record).encode(), event.id, deliveries)]
 
     def _opened(self) -> PubSub:
