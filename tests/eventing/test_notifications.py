@@ -101,6 +101,7 @@ def test_any_key(key: str) -> None:
         (notification(record("k" * 1025)), "at most 1024 bytes"),
         (notification(record("a%0Ab")), "control characters"),
         (notification(record("a%E9b")), "UTF-8"),
+        (notification(record("k", eventName="ObjectCreated:" + "P" * 16_384)), "attributes of at most 16384 bytes"),
         (notification(record("k", eventSource="gcs")), "expected eventSource aws:s3, ceph:s3 or minio:s3"),
         (notification(record("k", eventTime="0001-01-01T00:00:00+14:00")), "RFC 3339"),
         (notification(record("k", eventTime="yesterday")), "yesterday"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 from hypothesis import example, given
@@ -49,6 +50,23 @@ def test_one_record_has_one_identity_in_every_form_and_place() -> None:
 def test_an_event_of_no_store_passes_as_it_came() -> None:
     event = Event(id="1", source="/s", type="com.amazonaws.dynamodb.x", data=b"1", datacontenttype="text/plain")
     assert read_request(*binary(event)) == [event]
+
+
+def test_half_of_a_surrogate_pair_in_an_event_of_rgw_is_unreadable() -> None:
+    event = parse_record(record("half", 3)).cloudevent()
+    renamed = replace(
+        event, type="com.amazonaws.ObjectCreated:Put", data=(event.data or b"").replace(b"half", b"\\ud83d")
+    )
+    (reading,) = read_request(*binary(renamed))
+    assert isinstance(reading, Unreadable)
+    assert "expected" in str(reading.error)
+
+
+def test_more_attributes_than_a_server_reads_are_unreadable() -> None:
+    event = Event(id="1", source="/s", type="t", extensions={"long": "x" * 16_384})
+    (reading,) = read_request(*structured(event))
+    assert isinstance(reading, Unreadable)
+    assert "attributes of at most 16384 bytes" in str(reading.error)
 
 
 @given(media_types, attributes, st.binary() | json_values.map(lambda value: json.dumps(value).encode()))

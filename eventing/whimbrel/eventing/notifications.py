@@ -13,6 +13,7 @@ from whimbrel.eventing.upstream import Unreadable
 MAX_BYTES: Final = (
     1 << 20
 )  # S3's own are below 256 KiB; what is larger would be refused all the way to the dead letters
+MAX_ATTRIBUTE_BYTES: Final = 16_384  # of one event, in sum
 
 
 def read_notification(body: bytes) -> list[Event | Unreadable]:
@@ -25,17 +26,31 @@ def read_notification(body: bytes) -> list[Event | Unreadable]:
     try:
         records = notification_records(body)
     except (InputRefused, ValueError) as error:
-        return [Unreadable(body, _refusal(error))]
+        return [Unreadable(body, refusal_of(error))]
     return [read_record(record) for record in records]
 
 
 def read_record(record: Any) -> Event | Unreadable:
     """One record of a notification, or one event of RGW's pull mode; never raises."""
     try:
-        return parse_record(record).cloudevent()
+        return sendable(parse_record(record).cloudevent())
     except (InputRefused, ValueError) as error:
-        return Unreadable(json.dumps(record).encode(), _refusal(error))
+        return Unreadable(json.dumps(record).encode(), refusal_of(error))
 
 
-def _refusal(error: InputRefused | ValueError) -> InputRefused:
+def sendable(event: Event) -> Event:
+    """The event. Raises InputRefused when its headers would be more than an HTTP server reads.
+
+    Servers stop at 64 KiB, and each byte may become three.
+    """
+    texts = [event.id, event.source, event.type, event.subject, event.datacontenttype, event.dataschema]
+    for pair in event.extensions.items():
+        texts += pair
+    size = sum(len(text.encode()) for text in texts if text)
+    if size > MAX_ATTRIBUTE_BYTES:
+        raise InputRefused(f"expected attributes of at most {MAX_ATTRIBUTE_BYTES} bytes, seen {size}")
+    return event
+
+
+def refusal_of(error: InputRefused | ValueError) -> InputRefused:
     return error if isinstance(error, InputRefused) else InputRefused(f"expected Unicode text, seen {error}")

@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 
-from whimbrel.core.cloudevent import Event, is_cloudevent, parse
+from whimbrel.core.cloudevent import Event, is_cloudevent, parse, structured
 from whimbrel.core.errors import InputRefused
 from whimbrel.core.records import object_event
-from whimbrel.eventing.notifications import read_notification
+from whimbrel.eventing.notifications import read_notification, refusal_of, sendable
 from whimbrel.eventing.upstream import Unreadable
 
 # RGW with `cloudevents=true`: com.amazonaws.<eventName>, where the S3 adapter has com.amazonaws.s3.<eventName>.
@@ -41,9 +41,9 @@ def identity(readings: Sequence[Event | Unreadable]) -> str:
 
 def _in_our_words(event: Event) -> Event | Unreadable:
     """RGW's own CloudEvent under the type and the id that every other source of ours gives the same record."""
-    if not event.type.startswith(_RGW_TYPES):
-        return event
     try:
-        return object_event(event).cloudevent().with_extensions(event.extensions)
-    except InputRefused as error:
-        return Unreadable(event.data or b"", error)
+        if not event.type.startswith(_RGW_TYPES):
+            return sendable(event)
+        return sendable(object_event(event).cloudevent().with_extensions(event.extensions))
+    except (InputRefused, ValueError) as error:
+        return Unreadable(structured(event)[1], refusal_of(error))
