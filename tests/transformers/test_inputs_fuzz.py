@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from whimbrel.core import v2_rest
@@ -50,6 +50,7 @@ def test_a_v2_request_is_read_or_refused(tensor: bytes, shape: list[int], size: 
 
 
 @settings(deadline=None)
+@example({"\n": None})
 @given(st.dictionaries(CONTRACT_FIELDS, JSON) | JSON)
 def test_a_contract_is_read_or_refused(document: Any) -> None:
     with pytest.raises(ValueError) as refused:  # none of these is a whole one

@@ -162,6 +162,6 @@ def _read(path: Path) -> str:
 
 
 def _line(fault: Any) -> str:
-    where = ".".join(map(str, fault["loc"]))
+    where = ".".join(" ".join(str(part).split()) for part in fault["loc"])  # a field's name may hold anything
     message = " ".join(fault["msg"].removeprefix("Value error, ").split())
     return f"{where}: {message[:1].lower()}{message[1:]}" if where else message
