@@ -395,8 +395,13 @@ async def test_requests_that_come_all_at_once_on_one_connection_are_answered_in_
         (b"nonsense\r\n\r\n", b"HTTP/1.1 400"),
         (b"GET / HTTP/1.1\r\nx: " + b"y" * 70_000 + b"\r\n\r\n", b"HTTP/1.1 400"),
         (b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 1\r\ntransfer-encoding: chunked\r\n\r\n", b"HTTP/1.1 400"),
+        (
+            b"POST / HTTP/1.1\r\nhost: one.default.localhost\r\ncontent-length: 4\r\n"
+            b"connection: close, content-length\r\n\r\nbody",
+            b'"body":"body"',
+        ),
     ],
-    ids=["1.0", "head", "proxy", "nonsense", "long", "smuggled"],
+    ids=["1.0", "head", "proxy", "nonsense", "long", "smuggled", "length named by connection"],
 )
 async def test_other_ways_to_ask(request_bytes: bytes, wanted: bytes) -> None:
     async with serving(ECHO) as port, gateway() as (behind, _):

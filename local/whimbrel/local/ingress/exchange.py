@@ -23,6 +23,8 @@ _HOP_BY_HOP = frozenset(
     {b"connection", b"keep-alive", b"proxy-connection", b"proxy-authenticate", b"proxy-authorization"}
     | {b"te", b"trailer", b"upgrade", b"expect", b"transfer-encoding"}
 )
+# Without them a body has no end and a request no place, whatever a Connection header names.
+_NEEDED = frozenset({b"content-length", b"host", b"transfer-encoding"})
 HIGH_WATER = 256 * 1024
 
 
@@ -184,11 +186,11 @@ class Exchange:
         lines += [b"%b: %b\r\n" % pair for pair in kept]
         lines.append(b"\r\n")
         self._outbound = outbound
+        if self._held_bytes > HIGH_WATER:
+            self._client.resume()  # before the write, which may pause it again
         outbound.write(b"".join(lines + [self._framed(part) for part in self._held]))
         if self._body_complete and self._chunked_request:
             outbound.write(b"0\r\n\r\n")
-        if self._held_bytes > HIGH_WATER:
-            self._client.resume()
         self._held.clear()
         if expects and not self._body_complete:
             self._client.write(b"HTTP/1.1 100 Continue\r\n\r\n")
@@ -232,7 +234,9 @@ def _path(target: bytes) -> bytes:
 def _named_by_connection(headers: list[tuple[bytes, bytes]]) -> frozenset[bytes]:
     """The headers that a Connection header names belong to that connection alone."""
     named = [value for name, value in headers if name == b"connection"]
-    return frozenset(part.strip().lower() for value in named for part in value.split(b",")) if named else frozenset()
+    if not named:
+        return frozenset()
+    return frozenset(part.strip().lower() for value in named for part in value.split(b",")) - _NEEDED
 
 
 def own_answer(failure: Failure, *, keep: bool, head_only: bool) -> bytes:

@@ -116,6 +116,8 @@ class Outbound(asyncio.Protocol):
     # What the parser calls.
 
     def on_message_begin(self) -> None:
+        if self._complete:  # more than was asked for: nobody may take it for the next request's answer
+            self.reusable = False
         self._reason, self._headers = b"", []
 
     def on_status(self, reason: bytes) -> None:
@@ -126,7 +128,7 @@ class Outbound(asyncio.Protocol):
 
     def on_headers_complete(self) -> None:
         status = self._parser.get_status_code()
-        if status < 200 or self._answer is None:
+        if status < 200 or self._complete or self._answer is None:
             return
         framed = {name for name, _ in self._headers} & {b"content-length", b"transfer-encoding"}
         bodiless = self._no_body or status in (204, 304)
@@ -140,7 +142,7 @@ class Outbound(asyncio.Protocol):
             self._complete = True  # the parser waits for a body: this connection is of no more use
 
     def on_body(self, part: bytes) -> None:
-        if self._answer is not None and not self._no_body:
+        if self._answer is not None and not self._complete:
             self._answer.answer_part(part)
 
     def on_message_complete(self) -> None:
@@ -181,9 +183,14 @@ class Pool:
 
     def keep(self, port: int, outbound: Outbound) -> None:
         idle = self._idle.setdefault(port, deque())
+        while idle and idle[0].closed:  # the oldest, which its process closes first
+            idle.popleft()
         if outbound.closed or not outbound.reusable or len(idle) >= _MOST_IDLE:
             outbound.close()
+            if not idle:
+                del self._idle[port]
             return
+        outbound.resume()  # the client of its last answer may have been slow
         outbound.idle_since = asyncio.get_running_loop().time()
         idle.append(outbound)
 
