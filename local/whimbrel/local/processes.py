@@ -246,7 +246,7 @@ class Supervised:
         logger.warning("%s %s; it is started again", self.workload.name, how)
 
     async def _pause(self) -> None:
-        pause = min(_FIRST_PAUSE_SECONDS * 2**self._failures, _LONGEST_PAUSE_SECONDS)
+        pause = min(_FIRST_PAUSE_SECONDS * 2 ** min(self._failures, 10), _LONGEST_PAUSE_SECONDS)
         self._failures += 1
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(pause):
@@ -285,7 +285,9 @@ def _put_aside_when_long(log: Path) -> None:
 
 def _how_it_ended(status: int) -> str:
     if status < 0:
-        return f"was ended by {signal.Signals(-status).name}"
+        with contextlib.suppress(ValueError):  # a real-time signal has no name
+            return f"was ended by {signal.Signals(-status).name}"
+        return f"was ended by signal {-status}"
     return f"ended with status {status}"
 
 
