@@ -153,10 +153,11 @@ def test_only_what_nothing_came_of_is_announced(place: Place) -> None:
     place.bury(json_event(id="r", source="t", type=PREDICTION_TYPE, subject="x//y", data=None))
     reply = dump(replace_object(result, refs[3]))
     place.bury(Event(id="r2", source="t", type=PREDICTION_TYPE, subject="x//y", data=reply))
-    expected = only_missing(6, 2, results=1, gone=1, dead_letters=2)
+    expected = only_missing(6, 3, results=1, dead_letters=2)
     assert place.compare() == expected
-    assert place.compare(announce=place.to_queue()) == replace(expected, emitted=2)
-    assert {event.object.key for event in place.announced()} == {"%2F.txt", "a.jpg/inside"}
+    assert place.compare(announce=place.to_queue()) == replace(expected, emitted=3)
+    again = {event.object.key for event in place.announced()}
+    assert again == {"a b+c.jpg", "%2F.txt", "a.jpg/inside"}, "what is listed is there, though it was gone once"
 
 
 def test_a_new_version_of_a_key_is_announced(place: Place) -> None:
@@ -178,8 +179,13 @@ def test_in_a_bucket_with_versions_the_current_one_counts(place: Place) -> None:
         place.answer(ref)
     assert place.compare(announce=place.to_queue()) == only_missing(2, 2, emitted=2)
     assert {event.object for event in place.announced()} == {new, before}
-    place.answer(new)
+    result = place.answer(new)
     assert place.compare() == only_missing(2, 1, results=1)
+    gone = place.put("c.jpg")
+    ResultStore(place.s3, place.places.results_bucket).write_gone(
+        Gone(object=ResultObject.of(gone), event=result.event, reason="deleted")
+    )
+    assert place.compare() == only_missing(3, 1, results=1, gone=1)
 
 
 def test_the_event_is_the_same_however_often_it_is_announced(place: Place) -> None:
@@ -189,6 +195,12 @@ def test_the_event_is_the_same_however_often_it_is_announced(place: Place) -> No
         place.compare(announce=place.to_queue())
         ids |= {event.id for event in place.announced()}
     assert len(ids) == 1
+
+
+def test_what_is_listed_is_not_older_than_what_was_put_in_the_same_second() -> None:
+    ref = ObjectRef("b", "k", "e", size=1)
+    told = [record(Listed(ref, modified, NOW), "")["eventTime"] for modified in (NOW, NOW.replace(microsecond=0))]
+    assert told == ["2026-11-20T13:25:01.250Z", "2026-11-20T13:25:01.999Z"]
 
 
 def test_the_filter_of_the_notification_is_kept(place: Place) -> None:

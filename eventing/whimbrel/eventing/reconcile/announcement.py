@@ -16,9 +16,10 @@ _CONFIGURATION: Final = "whimbrel-reconcile"
 def record(listed: Listed, region: str, model_digest: str | None = None) -> dict[str, Any]:
     """The record that the store would have sent at the put, with the object's Last-Modified as eventTime.
 
-    So its event has the same id however often it is made. With `model_digest` it asks for a new look at an object that
-    may have a result already: the id is the model's too, and the time that of the listing, so that the new model's
-    answer becomes the latest, and that of a later put stays it.
+    Where the store tells whole seconds it is the second's end: the version that is listed now is not older than one
+    that was put earlier in it. So its event has the same id however often it is made. With `model_digest` it asks for a
+    new look at an object that may have a result already: the id is the model's too, and the time that of the listing,
+    so that the new model's answer becomes the latest, and that of a later put stays it.
     """
     ref = listed.ref
     described = {"key": quote_plus(ref.key), "size": ref.size, "eTag": ref.etag}
@@ -26,7 +27,7 @@ def record(listed: Listed, region: str, model_digest: str | None = None) -> dict
         "eventVersion": "2.1",
         "eventSource": AWS,
         "awsRegion": region,
-        "eventTime": _text(listed.modified if model_digest is None else listed.seen_at),
+        "eventTime": _text(_put_at(listed.modified) if model_digest is None else listed.seen_at),
         "eventName": "ObjectCreated:Put",
         "s3": {
             "s3SchemaVersion": "1.0",
@@ -39,6 +40,10 @@ def record(listed: Listed, region: str, model_digest: str | None = None) -> dict
         identity = hashlib.sha256(f"{ref.version}\x00{model_digest}".encode()).hexdigest()[:32]
         made["responseElements"] = {"x-amz-request-id": _CONFIGURATION, "x-amz-id-2": identity}
     return made
+
+
+def _put_at(modified: datetime) -> datetime:
+    return modified if modified.microsecond else modified.replace(microsecond=999_000)
 
 
 def _text(time: datetime) -> str:

@@ -60,7 +60,9 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """Object versions. `missing` have neither result nor dead letter; of them `emitted` were announced and taken.
+    """Object versions. `gone` have a record that they were, in a bucket with versions, and are listed all the same.
+
+    `missing` have neither result nor dead letter; of them `emitted` were announced and taken.
 
     `refused` were announced and never will be taken; `unusable` have keys that no event can name.
     """
@@ -149,12 +151,17 @@ def _list_objects(client: S3Client, question: Question, survey: Survey, stop: th
         if stop.is_set():
             return
         wanted = [listed for listed in each.objects if _is_asked_for(listed, question)]
-        judged = [(listed, survey.settled(question.places.folder_of(listed.ref))) for listed in wanted]
+        judged = [(listed, _settled(question.places, survey, listed)) for listed in wanted]
         settled = Counter(outcome for _, outcome in judged if outcome is not None)
         unusable = [(key, why) for key, why in each.unusable if key.endswith(question.key_suffix)]
         survey.add_objects(settled, [each for each, known in judged if known is None], unusable, OBJECTS, each.next)
         listed += len(wanted)
         watch(OBJECTS, listed, None)
+
+
+def _settled(places: Places, survey: Survey, listed: Listed) -> Outcome | None:
+    outcome = survey.settled(places.folder_of(listed.ref))
+    return outcome if places.settles(outcome, listed.ref) else None
 
 
 def _is_asked_for(listed: Listed, question: Question) -> bool:

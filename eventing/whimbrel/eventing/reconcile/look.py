@@ -48,6 +48,13 @@ class Places:
     def folder_of(self, ref: ObjectRef) -> str:
         return version_folder(self.prefix_of(ref.bucket), ref)
 
+    def settles(self, outcome: Outcome | None, ref: ObjectRef) -> bool:
+        """Whether it is settled by what its folder holds.
+
+        Without versions an object can come again as it was: one that is listed is there, whatever a record says.
+        """
+        return outcome is not None and not (outcome is Outcome.GONE and ref.version_id is None)
+
     def settled_by(self, name: str) -> Outcome | None:
         """What a record of this name, in the folder of an object version, says about it."""
         if name == GONE_NAME:
@@ -62,7 +69,7 @@ def look(client: S3Client, places: Places, listed: Listed) -> Outcome:
     folder = places.folder_of(listed.ref)
     for entry in entries(client, places.results_bucket, f"{folder}/"):
         settled = places.settled_by(entry.key[len(folder) + 1 :])
-        if settled is not None:
+        if settled is not None and places.settles(settled, listed.ref):
             return settled
     return Outcome.DEAD_LETTER if _is_dead_letter(client, places, listed) else Outcome.MISSING
 
