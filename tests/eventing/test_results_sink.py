@@ -141,6 +141,16 @@ def test_what_is_no_result_is_refused(
     assert answer.json()["reason"] == reason
 
 
+def test_only_an_answer_about_what_was_written_here_is_refused(sink: Sink) -> None:
+    def in_results(key: str) -> Event:
+        seen = result(key)
+        of = seen.object.model_copy(update={"bucket": sink.bucket})
+        return event(seen.model_copy(update={"object": of}))
+
+    assert post(sink.url, binary(in_results(f"{sink.bucket}/a.jpg"))).status_code == 202
+    assert "none of ours" in post(sink.url, binary(in_results(f"{sink.bucket}/a.jpg.json"))).text
+
+
 def test_a_batch_keeps_what_is_good_and_names_what_is_not(sink: Sink) -> None:
     good = result(f"good-{uuid.uuid4().hex}")
     answer = post(sink.url, batched([event(result("k"), "com.example.other"), event(good)]))

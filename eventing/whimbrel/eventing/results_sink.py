@@ -23,6 +23,8 @@ from whimbrel.eventing.listing import folder
 from whimbrel.eventing.receiving import Writers, post_route
 from whimbrel.eventing.settings import ResultsSinkSettings
 
+_SUFFIX = ".json"  # of every key that is written
+
 Record = TypeVar("Record", Result, Gone)
 
 _log = logging.getLogger(__name__)
@@ -83,9 +85,10 @@ def write(event: Event, store: ResultStore) -> Written:
 
 def _not_of_a_result(record: Record, store: ResultStore) -> Record:
     """What a store that does not tell its notifications may send: an answer about what was written here."""
-    if record.object.bucket == store.bucket and record.object.key.startswith(_written_prefix(store)):
+    ref = record.object.ref
+    if ref.bucket == store.bucket and ref.key.startswith(_written_prefix(store)) and ref.key.endswith(_SUFFIX):
         raise InputRefused(
-            f"expected a result of an object that is none of ours, seen one of {record.object.ref.uri}; the bucket "
+            f"expected a result of an object that is none of ours, seen one of {ref.uri}; the bucket "
             "announces what is written to it: filter its notification, or name another bucket or prefix"
         )
     return record
@@ -97,7 +100,7 @@ def _written_prefix(store: ResultStore) -> str:
 
 
 def _looked_at(store: ResultStore) -> ResultStore:
-    check_not_announced(store.client, store.bucket, "results", prefix=_written_prefix(store), suffix=".json")
+    check_not_announced(store.client, store.bucket, "results", prefix=_written_prefix(store), suffix=_SUFFIX)
     probed = store.probed()
     for weakness in probed.weaknesses:
         _log.warning("the store of bucket %r: %s", store.bucket, weakness)
