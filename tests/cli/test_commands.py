@@ -154,6 +154,7 @@ def test_models_are_listed_where_there_are_none(machine: OneMachine) -> None:
         (("put", "photos", "/no/such/file.png"), "expected files, seen none at /no/such/file.png"),
         (("put", "no/bucket", __file__), "expected a bucket name, seen 'no/bucket'"),
         (("dead-letters", "replay"), "expected the keys of dead letters, --all or a selection"),
+        (("dead-letters", "purge", "--reason", ""), "expected a reason with --reason, seen an empty one"),
         (("dead-letters", "show", "nothing.json"), "expected a dead letter at 'nothing.json'"),
         (("results", "get", "nothing.png"), "expected a result of s3://photos/nothing.png"),
         (("model", "show", "digits"), "expected NAME@ALIAS or NAME/VERSION, seen 'digits'"),

@@ -124,6 +124,8 @@ def purge_command(
 
 
 def _selection(reason: str | None, status: int | None, since: str | None, until: str | None, key: str) -> Selection:
+    if reason == "":  # a part of every message
+        raise InputRefused("expected a reason with --reason, seen an empty one")
     now = datetime.now(UTC)
     begin, end = (None if text is None else moment(text, now) for text in (since, until))
     return Selection(reason, status, begin, end, key)
