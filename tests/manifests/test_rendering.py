@@ -98,6 +98,28 @@ def test_refuses_what_it_does_not_honour(tmp_path: Path, kustomization: str, nam
     assert named in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    "kustomization",
+    [
+        "configMapGenerator: [{options: {disableNameSuffixHash: true}}]",
+        "configMapGenerator: [{name: a, literals: [7], options: {disableNameSuffixHash: true}}]",
+        "configMapGenerator: [{name: a, options: {disableNameSuffixHash: true, labels: x}}]",
+        "configMapGenerator: [{name: a, options: 7}]",
+        "patches: [{target: {kind: Pod}}]",
+        "patches: [{target: {kind: Pod}, patch: '{'}]",
+        "{resources: [pod.yaml], patches: [{target: {kind: '['}, patch: '[]'}]}",
+        "{resources: [pod.yaml], patches: [{target: {kind: Pod}, patch: 7}]}",
+        "{resources: [pod.yaml], images: [{newName: b}]}",
+    ],
+)
+def test_a_wrong_shape_is_named_by_its_file(tmp_path: Path, kustomization: str) -> None:
+    pod = "{apiVersion: v1, kind: Pod, metadata: {name: a}, spec: {containers: [{name: a, image: a}]}}"
+    (tmp_path / "pod.yaml").write_text(pod)
+    (tmp_path / "kustomization.yaml").write_text(kustomization)
+    with pytest.raises(SettingsError, match=r"kustomization\.yaml: malformed"):
+        render(tmp_path)
+
+
 def test_names_a_folder_without_manifests(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"expected .*kustomization\.yaml, seen none; give a folder"):
         render(tmp_path / "absent")

@@ -86,6 +86,15 @@ def _accumulate(folder: Path, found: list[Rendered], within: tuple[Path, ...], *
     `within` are the folders that led here.
     """
     file = folder / FILE
+    try:
+        _take_in(file, found, within, kind=kind)
+    except (KeyError, TypeError, AttributeError, ValueError, re.error, yaml.YAMLError, RecursionError) as error:
+        seen = f"{type(error).__name__}: {error}".replace("\n", " ")
+        raise SettingsError(f"{file}: malformed, or names what is malformed ({seen})") from None
+
+
+def _take_in(file: Path, found: list[Rendered], within: tuple[Path, ...], *, kind: str) -> None:
+    folder = file.parent
     if not file.is_file():
         raise SettingsError(
             f"expected {file}, seen none; give a folder with manifests, such as manifests/overlays/local"
