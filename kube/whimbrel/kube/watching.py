@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import aclosing
 from dataclasses import dataclass
 from enum import StrEnum
@@ -92,45 +92,49 @@ async def changes(
         try:
             if not version:
                 listed = await client.list(kind, namespace, labels=labels, fields=fields)
+                rounds.answered()
                 version = listed.resource_version
                 for changed in known.listed(listed.objects):
                     yield changed
-            events = _events(client, kind, namespace, version, labels=labels, fields=fields)
+            events = _events(client, kind, namespace, version, rounds.answered, labels=labels, fields=fields)
             async with aclosing(events):
                 async for document in events:
-                    rounds.answered()
                     version = _version(document["object"]) or version
                     if document["type"] != "BOOKMARK" and (
                         changed_now := known.told(Change(document["type"]), document["object"])
                     ):
                         yield changed_now
-            rounds.answered()
         except Gone:
+            rounds.answered()
             version = ""
         except Unavailable:
-            if rounds.exhausted:
+            if rounds.failed_for_too_long():
                 raise
         await rounds.pause()
 
 
 class _Rounds:
-    """How long ago the server answered, and pauses between watches that end at once: never a tight loop."""
+    """Since when the server does not answer, and pauses between watches that end at once: never a tight loop."""
 
     def __init__(self, patience_seconds: float) -> None:
         self._loop = asyncio.get_running_loop()
         self._patience = patience_seconds
-        self._begun = self._answered = self._loop.time()
+        self._begun = self._loop.time()
+        self._failing_since: float | None = None
         self._short = 0
 
     def begin(self) -> None:
         self._begun = self._loop.time()
 
     def answered(self) -> None:
-        self._answered = self._loop.time()
+        self._failing_since = None
 
-    @property
-    def exhausted(self) -> bool:
-        return self._loop.time() - self._answered > self._patience
+    def failed_for_too_long(self) -> bool:
+        """One more failure; patience counts from the first one in a row, however long it was quiet before."""
+        now = self._loop.time()
+        if self._failing_since is None:
+            self._failing_since = now
+        return now - self._failing_since > self._patience
 
     async def pause(self) -> None:
         self._short = self._short + 1 if self._loop.time() - self._begun < _SHORT_SECONDS else 0
@@ -141,7 +145,14 @@ class _Rounds:
 
 
 async def _events(
-    client: Client, kind: Kind, namespace: str | None, version: str, *, labels: str, fields: str
+    client: Client,
+    kind: Kind,
+    namespace: str | None,
+    version: str,
+    answered: Callable[[], None],
+    *,
+    labels: str,
+    fields: str,
 ) -> AsyncGenerator[dict[str, Any], None]:
     """One watch, until the server ends it. Raises Gone for an ERROR event of that meaning."""
     doing = f"expected to watch {kind.plural}"
@@ -156,6 +167,7 @@ async def _events(
     async with client.connection.lines(
         kind, kind.plural, within, doing=doing, parameters=parameters, silence_seconds=_SILENCE_SECONDS
     ) as lines:
+        answered()
         async for line in lines:
             document = _read(line, doing)
             if document["type"] == "ERROR":
