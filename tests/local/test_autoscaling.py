@@ -101,7 +101,9 @@ def test_the_annotations_are_knatives() -> None:
     assert read_scaling({GROUP + "metric": "rps"}, limit=5, stable_seconds=30).target == 140.0
 
 
-@pytest.mark.parametrize(("name", "value"), [("window", "soon"), ("min-scale", "-1"), ("target", "many")])
+@pytest.mark.parametrize(
+    ("name", "value"), [("window", "soon"), ("window", "0s"), ("min-scale", "-1"), ("target", "many")]
+)
 def test_what_is_no_number_or_duration_is_refused_by_its_annotation(name: str, value: str) -> None:
     with pytest.raises(InputRefused, match=f"annotation {GROUP}{name}: expected .*, seen '{value}'"):
         read_scaling({GROUP + name: value}, limit=0, stable_seconds=30)

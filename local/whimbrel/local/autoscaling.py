@@ -44,8 +44,12 @@ class Scaling:
 def read_scaling(annotations: Mapping[str, str], limit: int, stable_seconds: float) -> Scaling:
     """From a revision's annotations, its containerConcurrency and the window that holds where none is given.
 
-    Raises InputRefused, with the annotation, for what is no number or duration.
+    Raises InputRefused, with the annotation, for what is no number or duration, and a window of no time.
     """
+    window = _seconds(annotations, "window", stable_seconds)
+    if window <= 0:
+        seen = annotations.get(GROUP + "window", stable_seconds)
+        raise InputRefused(f"annotation {GROUP}window: expected a duration above 0 such as 30s, seen {seen!r}")
     by_rate = annotations.get(GROUP + "metric", "concurrency") == "rps"
     utilization = _number(annotations, "target-utilization-percentage", 70.0) / 100
     default = _DEFAULT_RATE if by_rate else float(limit or _DEFAULT_CONCURRENCY)
@@ -58,7 +62,7 @@ def read_scaling(annotations: Mapping[str, str], limit: int, stable_seconds: flo
         target=max(target * utilization, 0.01),
         limit=limit,
         by_rate=by_rate,
-        stable_seconds=_seconds(annotations, "window", stable_seconds),
+        stable_seconds=window,
         panic_share=_number(annotations, "panic-window-percentage", 10) / 100,
         panic_threshold=_number(annotations, "panic-threshold-percentage", 200) / 100,
         down_delay_seconds=_seconds(annotations, "scale-down-delay", 0),
