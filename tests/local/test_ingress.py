@@ -400,8 +400,12 @@ async def test_requests_that_come_all_at_once_on_one_connection_are_answered_in_
             b"connection: close, content-length\r\n\r\nbody",
             b'"body":"body"',
         ),
+        (
+            b"POST / HTTP/1.1\r\nhost: a\r\nupgrade: x\r\nconnection: upgrade\r\ncontent-length: 1\r\n\r\nx",
+            b"HTTP/1.1 501",
+        ),
     ],
-    ids=["1.0", "head", "proxy", "nonsense", "long", "smuggled", "length named by connection"],
+    ids=["1.0", "head", "proxy", "nonsense", "long", "smuggled", "length named by connection", "upgrade"],
 )
 async def test_other_ways_to_ask(request_bytes: bytes, wanted: bytes) -> None:
     async with serving(ECHO) as port, gateway() as (behind, _):
@@ -413,6 +417,31 @@ async def test_other_ways_to_ask(request_bytes: bytes, wanted: bytes) -> None:
         await writer.wait_closed()
 
     assert wanted in answered, answered
+
+
+async def test_the_body_of_a_request_that_came_early_may_follow_later() -> None:
+    release = asyncio.Event()
+
+    async def once_released(request: Request) -> Response:
+        await release.wait()
+        return Response()
+
+    routes = (Path("/slow", once_released), ECHO)
+    async with serving(*routes) as port, gateway() as (behind, _):
+        behind.becomes_ready(port)
+        reader, writer = await asyncio.open_connection("127.0.0.1", behind.gateway_port)
+        named = b"host: " + HOST.encode() + b"\r\n"
+        second = b"POST / HTTP/1.1\r\n" + named + b"content-length: 4\r\nconnection: close\r\n\r\n"
+        writer.write(b"GET /slow HTTP/1.1\r\n" + named + b"\r\n" + second)
+        await behind.waiting(1)
+        release.set()
+        await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 20)
+        writer.write(b"body")
+        answered = await asyncio.wait_for(reader.read(), 20)
+        writer.close()
+        await writer.wait_closed()
+
+    assert b'"body":"body"' in answered
 
 
 async def test_a_body_is_asked_for_with_100_continue() -> None:

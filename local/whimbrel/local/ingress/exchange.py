@@ -73,6 +73,10 @@ class Exchange:
         if self._task is not None:
             self._task.cancel()
 
+    @property
+    def waits_for_body(self) -> bool:
+        return not self._body_complete
+
     # The request, as it comes in.
 
     def request_part(self, part: bytes) -> None:

@@ -78,6 +78,8 @@ class Inbound(asyncio.Protocol):
         if not keep or (self._ending and not self._exchanges):
             self.close()
         elif self._exchanges:
+            if self._exchanges[0].waits_for_body:
+                self.resume()
             self._exchanges[0].start()
         else:
             self.resume()
@@ -99,7 +101,7 @@ class Inbound(asyncio.Protocol):
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
-            self._refuse(501, "expected HTTP/1.1 without an upgrade to another protocol")
+            self._refuse_upgrade()
         except httptools.HttpParserError as error:
             self._refuse(400, f"expected HTTP/1.1: {error}")
 
@@ -148,6 +150,9 @@ class Inbound(asyncio.Protocol):
         exchange.method = self._parser.get_method()
         exchange.version = self._parser.get_http_version()
         exchange.keep_alive = self._parser.should_keep_alive()
+        if self._parser.should_upgrade():  # the parser raises only once the exchange would have begun
+            self._refuse_upgrade()
+            return
         self._exchanges.append(exchange)
         if len(self._exchanges) == 1:
             exchange.start()
@@ -166,6 +171,9 @@ class Inbound(asyncio.Protocol):
         self._head_bytes += size
         if self._head_bytes > _MOST_HEAD_BYTES:
             raise httptools.HttpParserError(f"a head of more than {_MOST_HEAD_BYTES} bytes")
+
+    def _refuse_upgrade(self) -> None:
+        self._refuse(501, "expected HTTP/1.1 without an upgrade to another protocol")
 
     def _refuse(self, status: int, why: str) -> None:
         if self.idle:
