@@ -59,8 +59,11 @@ class Servicer(grpc.GenericRpcHandler):  # type: ignore[misc]
         return b""
 
     async def _chat(self, requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> AsyncIterator[bytes]:
-        async for request in requests:
-            yield request.upper()
+        try:
+            async for request in requests:
+                yield request.upper()
+        finally:
+            self.cancelled.set()
 
 
 @asynccontextmanager
@@ -186,6 +189,19 @@ async def test_a_call_that_is_cancelled_is_cancelled_at_the_process_too() -> Non
         async with asyncio.timeout(20):
             while replicas.busy:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
+
+
+async def test_a_call_that_is_cancelled_in_its_answer_is_cancelled_at_the_process_too() -> None:
+    replicas, servicer = Replicas("one-00001"), Servicer("a")
+    async with served(servicer) as address, channel(Share(100, replicas)) as client:
+        replicas.add("a", address)
+        call = client.stream_stream("/test/Chat")()
+        await call.write(b"one")
+        assert await call.read() == b"ONE"
+
+        call.cancel()
+
+        await asyncio.wait_for(servicer.cancelled.wait(), 20)
 
 
 async def test_no_answer_in_time_is_deadline_exceeded() -> None:

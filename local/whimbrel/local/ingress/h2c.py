@@ -119,6 +119,9 @@ class _Exchange:
         except (Broken, OSError, h2.exceptions.ProtocolError) as error:
             self._fail(Failure(502, f"the process ended in the middle of the request: {error}"))
         finally:
+            for _, received in self._held:  # nobody passes them on any more
+                self._acknowledge(received)
+            self._held.clear()
             self._client.connection.forget(self._number)
             self._client.ended()
 
@@ -194,7 +197,7 @@ class _Answering:
 
     def give_up(self) -> None:
         """Where it is not done, nobody waits for it any more."""
-        if self.done.done():
+        if self.done.done() and not self.done.cancelled():
             self._outbound.forget(self._number)
         elif self._number:
             self._outbound.reset(self._number, h2.errors.ErrorCodes.CANCEL)

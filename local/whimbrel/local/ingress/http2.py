@@ -88,7 +88,7 @@ class Connection(asyncio.Protocol):
 
     def reset(self, number: int, code: int) -> None:
         self.forget(number)
-        self._outgoing.pop(number, None)
+        self._drop(number)
         self._try(lambda: self._h2.reset_stream(number, code))
 
     def forget(self, number: int) -> None:
@@ -96,7 +96,7 @@ class Connection(asyncio.Protocol):
         self._streams.pop(number, None)
 
     def close(self) -> None:
-        if self._transport is not None and not self.closed:
+        if self._transport is not None and not self._transport.is_closing():
             self._try(self._h2.close_connection)
             self._transport.close()
 
@@ -124,7 +124,8 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         self.closed = True
         streams, self._streams = dict(self._streams), {}
-        self._outgoing.clear()
+        for number in list(self._outgoing):
+            self._drop(number)
         for stream in streams.values():
             stream.on_reset(h2.errors.ErrorCodes.INTERNAL_ERROR)
         self._lost()
@@ -147,14 +148,14 @@ class Connection(asyncio.Protocol):
                     self.acknowledge(number, received)
             case h2.events.StreamReset():
                 stream_gone = self._streams.pop(number, None)
-                self._outgoing.pop(number, None)
+                self._drop(number)
                 if stream_gone is not None:
                     stream_gone.on_reset(int(event.error_code or 0))
             case h2.events.WindowUpdated() | h2.events.RemoteSettingsChanged():
                 for waiting in [number] if number else list(self._outgoing):
                     self._pump(waiting)
             case h2.events.ConnectionTerminated():
-                self.closed = self.idle
+                self.closed = True  # what is asked next goes by another connection
 
     def _pump(self, number: int) -> None:
         outgoing = self._outgoing.get(number)
@@ -163,10 +164,14 @@ class Connection(asyncio.Protocol):
         try:
             self._send_waiting(number, outgoing)
         except h2.exceptions.ProtocolError:  # the other end has ended the stream
-            for _, gone in outgoing.parts:
-                gone()
-            self._outgoing.pop(number, None)
+            self._drop(number)
         self._flush()
+
+    def _drop(self, number: int) -> None:
+        """What waits goes nowhere any more; whoever sent it gets its credit back."""
+        outgoing = self._outgoing.pop(number, None)
+        for _, gone in outgoing.parts if outgoing is not None else ():
+            gone()
 
     def _send_waiting(self, number: int, outgoing: _Outgoing) -> None:
         while outgoing.parts:
