@@ -117,7 +117,16 @@ class World:
         read = self.pointer.read()
         assert read is not None
         self.pointer.write(Pointer(current=champion), read.etag)
-        wait_for(lambda: all(each.synced for each in self.pointer.live_replicas()), "the replica")
+        self.await_replicas()
+
+    def await_replicas(self) -> None:
+        """Until every replica is where the pointer is now, which is not where it was synced before."""
+        read = self.pointer.read()
+        assert read is not None
+        wait_for(
+            lambda: all(each.synced and each.pointer_etag == read.etag for each in self.pointer.live_replicas()),
+            "the replica",
+        )
 
     @contextmanager
     def controller(self) -> Iterator[Running]:
@@ -228,7 +237,7 @@ def test_an_equal_candidate_is_promoted_under_load_and_no_request_fails(
     with fresh.load() as load:
         fresh.start("equal", EQUAL)
         status = fresh.ends("equal", controller)
-        wait_for(lambda: all(each.synced for each in fresh.pointer.live_replicas()), "the replica")
+        fresh.await_replicas()
         promoted = load.versions["2"]
         wait_for(lambda: load.versions["2"] > promoted + 5, "answers of the new version")
     assert status["phase"] == "Promoted", status
@@ -281,9 +290,7 @@ def test_an_abort_and_another_hand(fresh: World, controller: Running) -> None:
     slow = {"steps": [{"percent": 20, "dwell": "1h", "samples": 1}]}
     with fresh.load() as load:
         fresh.start("aborted", EQUAL, slow | {"deadline": "2h"})
-        controller.wait_until(
-            lambda: fresh.status("aborted").get("arrived") and fresh.phase("aborted") == "Canary", "it"
-        )
+        controller.wait_until(partial(at_its_step, fresh, "aborted"), "the first step")
         by_hand(fresh, lambda pointer: pointer.model_copy(update={"share": 70.0}))
         controller.wait_until(lambda: "another hand" in fresh.status("aborted")["message"], "the notice")
         assert fresh.points_at().share == 70
@@ -294,6 +301,11 @@ def test_an_abort_and_another_hand(fresh: World, controller: Running) -> None:
     assert (status["phase"], status["message"]) == ("RolledBack", "aborted by hand")
     assert load.statuses.keys() == {200}
     assert fresh.points_at() == Pointer(current=CHAMPION)
+
+
+def at_its_step(world: World, name: str) -> bool:
+    status = world.status(name)
+    return status.get("phase") == "Canary" and "arrived" in status
 
 
 def by_hand(world: World, change: Callable[[Pointer], Pointer]) -> None:

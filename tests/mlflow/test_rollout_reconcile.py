@@ -22,7 +22,7 @@ POLICY: dict[str, Any] = {
     "deadline": "10m",
 }
 GATE = {Measure.ERRORS: Gate(allowed=0.01, tolerance=0.05)}
-GOOD, BAD = [0.0] * 200, [1.0] * 20
+GOOD, BAD = {0.0: 200}, {1.0: 20}
 
 
 def versions(number: int) -> dict[str, str]:
@@ -54,7 +54,7 @@ class World:
         self.document = document(policy, **spec)
         self.now = START
         self.traffic = Traffic("1")
-        self.harms: list[float] = []
+        self.harms: dict[float, int] = {}
         self.answers = 0
         self.backtested: Backtested | None = Backtested(tuple(judge(GATE, {Measure.ERRORS: GOOD}, 0.05)))
         self.failed: str | None = None
@@ -120,7 +120,7 @@ def test_a_bad_candidate_is_rolled_back_at_once_and_the_verdict_says_why() -> No
     assert world.traffic.like(Traffic("1"))
     assert world.story()[-2:] == [("RollingBack", 0), ("RolledBack", 0)]
     assert world.rollout.status.message.startswith("refused at 20%: errors failed: 1.000 (")
-    assert world.rollout.status.verdicts[0].samples == len(BAD)
+    assert world.rollout.status.verdicts[0].samples == 20
 
 
 def test_a_step_waits_for_its_time_its_samples_and_its_gates() -> None:
@@ -228,6 +228,51 @@ def test_a_change_by_another_hand_is_reported_and_not_fought() -> None:
     world.harms, world.answers = GOOD, 50
     world.traffic = Traffic("1", "2", 20)
     world.until(Phase.PROMOTED)
+
+
+def test_harm_is_refused_also_while_a_replica_lags() -> None:
+    world = World()
+    world.until(Phase.CANARY)
+    lagging = Traffic("1", "2", 20, arrived=False)
+    status = next_status(world.rollout, Seen(world.now, lagging, Evidence({Measure.ERRORS: BAD}), world.backtested))
+    assert status.phase is Phase.ROLLING_BACK
+
+
+def test_a_rollout_begins_only_where_its_champion_has_the_traffic() -> None:
+    world = World()
+    for elsewhere in (Traffic("7"), Traffic("1", "7", 20)):
+        world.traffic = elsewhere
+        world.step()
+        assert world.rollout.status.phase is Phase.PENDING
+        assert f"expected the traffic at 1 alone, seen {elsewhere}" in world.rollout.status.message
+    world.traffic = Traffic("1")
+    world.until(Phase.CANARY)
+
+
+def test_a_promotion_by_hand_ends_a_pause_and_an_abort_ends_a_promotion() -> None:
+    paused, hanging = World(), World()
+    for each in (paused, hanging):
+        each.until(Phase.CANARY)
+    paused.document["spec"]["paused"] = True
+    paused.decide("Promote")
+    paused.until(Phase.PROMOTED)
+    hanging.decide("Promote")
+    hanging.until(Phase.PROMOTING)
+    hanging.decide("Abort")
+    hanging.until(Phase.ROLLED_BACK)
+    assert hanging.traffic.like(Traffic("1"))
+
+
+def test_once_every_known_object_was_asked_what_they_leave_undecided_holds_no_step() -> None:
+    gates = {"errors": {"allowed": 0.01, "tolerance": 0.05}, "accuracy": {"allowed": 0.01, "tolerance": 0.05}}
+    world = World({"gates": gates})
+    world.until(Phase.CANARY)
+    world.step()
+    world.now += timedelta(seconds=30)
+    harms = {Measure.ERRORS: GOOD, Measure.ACCURACY: {0.0: 10}}
+    for all_asked, percent in ((False, 20), (True, 50)):
+        seen = Seen(world.now, world.traffic, Evidence(harms, 50, all_asked), world.backtested)
+        assert next_status(world.rollout, seen).percent == percent
 
 
 def test_a_replica_that_lags_is_waited_for() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 
 CHALLENGER, CHAMPION = "challenger", "champion"
 _POLL_SECONDS = 1.0
-_KEEP = "known.jsonl"
 
 app = typer.Typer(no_args_is_help=True, help="Roll out a model version: judged before and during, back by itself.")
 Name = Annotated[str, typer.Argument(help="name of the rollout; see 'whimbrel rollout status'")]
@@ -62,7 +62,6 @@ def start(
     The champion is the version with that alias, and what the traffic goes back to. With --watch it ends with 0 when
     the version was promoted, with 1 when it was rolled back.
     """
-    from whimbrel.core.references import ObjectRef
     from whimbrel.mlflow.rollout.known_objects import dump_known_objects
     from whimbrel.mlflow.rollout.resource import Spec, new
 
@@ -72,7 +71,10 @@ def start(
     objects = _known_objects(connection, known, results_bucket)
     prefix = (evidence or f"s3://models/{registered}/rollouts").rstrip("/")
     called = name or f"{registered}-{candidate.version}".lower()
-    kept = known if known and known.startswith("s3://") else f"{prefix}/{called}/{_KEEP}"
+    content = dump_known_objects(objects)
+    kept = (
+        known if known and known.startswith("s3://") else f"{prefix}/known/{hashlib.sha256(content).hexdigest()}.jsonl"
+    )
     document = {
         "model": registered,
         "inferenceService": inference_service or registered,
@@ -86,8 +88,7 @@ def start(
     }
     spec = _valid(Spec, document)
     if kept != known:  # beside the evidence, so that every controller asks about the same objects
-        place = ObjectRef.from_uri(kept)
-        connection.s3().put_object(Bucket=place.bucket, Key=place.key, Body=dump_known_objects(objects))
+        _keep(connection, kept, content)
     run(_start(new, called, spec, (namespace, kubeconfig, context, state)))
     say(f"rollout {called}: version {candidate.version} against {spec.champion.version}")
     if follow:
@@ -196,13 +197,12 @@ def run_command(
         f"--in-cluster={in_cluster}",
         f"--mlflow-tracking-uri={connection.tracking_uri()}",
     ]
-    arguments += [f"--namespace={namespace}"] if namespace else []
     settings = load(RolloutSettings, arguments, program="whimbrel rollout run")
     logs.configure("rollouts", settings.log_level)
 
     async def carry_out() -> None:
         async with cluster(kubeconfig, context, state) as client:
-            await control(client, settings)
+            await control(client, settings.model_copy(update={"namespace": namespace or client.namespace}))
 
     run(carry_out())
 
@@ -328,6 +328,19 @@ def _known_objects(connection: Connection, known: str | None, results_bucket: st
         return parse_known_objects(Path(known).read_bytes(), known)
     except OSError as error:
         raise InputRefused(f"expected known objects in {known}: {error.strerror}") from None
+
+
+def _keep(connection: Connection, uri: str, content: bytes) -> None:
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    from whimbrel.core.references import ObjectRef
+    from whimbrel.core.s3 import as_whimbrel_error
+
+    place = ObjectRef.from_uri(uri)
+    try:
+        connection.s3().put_object(Bucket=place.bucket, Key=place.key, Body=content)
+    except (BotoCoreError, ClientError) as error:
+        raise as_whimbrel_error(error, f"write of the known objects {uri}") from None
 
 
 def _latest(connection: Connection, results_bucket: str) -> tuple[KnownObject, ...]:

@@ -64,9 +64,11 @@ class PredictorModel(Model):  # type: ignore[misc]
         self, payload: Any, headers: Mapping[str, str] | None = None, response_headers: dict[str, str] | None = None
     ) -> dict[str, Any] | InferResponse:
         arrived, given = time.monotonic(), headers or {}
-        resident = self.residents.pick(key_of(payload, given), version_of(payload, given))
+        named = version_of(payload, given)
+        resident = self.residents.pick(key_of(payload, given), named)
+        count = functools.partial(self.residents.metrics.count, resident.version, live=named is None)
         with resident.in_use():
-            tensors = await self._answered(payload, resident, arrived, timeout_of(given))
+            tensors = await self._answered(payload, resident, count, (arrived, timeout_of(given)))
         version, digest = resident.version, resident.description.digest
         if isinstance(payload, InferRequest):
             return answers.v2(payload, tensors, self.name, version, digest)
@@ -75,14 +77,14 @@ class PredictorModel(Model):  # type: ignore[misc]
         return answers.v1(tensors)
 
     async def _answered(
-        self, payload: Any, resident: Resident, arrived: float, granted: float | None
+        self, payload: Any, resident: Resident, count: Callable[..., None], granted: tuple[float, float | None]
     ) -> answers.Tensors:
-        """Counted by what came of it, before the version may leave."""
-        images, count = 1, functools.partial(self.residents.metrics.count, resident.version)
+        """Counted by what came of it, before the version may leave. `granted`: the arrival, and seconds from it on."""
+        images, (arrived, seconds) = 1, granted
         try:
             asked = await self._read(payload, resident.description)
             images = len(asked.images)
-            deadline = _deadline(arrived, asked.timeout_seconds, granted)
+            deadline = _deadline(arrived, asked.timeout_seconds, seconds)
             outputs = await resident.batcher.infer(asked.images, asked.top_k, deadline)
             tensors = answers.named(outputs, asked.top_k, resident.description)
         except asyncio.CancelledError:

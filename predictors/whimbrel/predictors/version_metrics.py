@@ -25,7 +25,7 @@ class VersionMetrics:
         self._model_name = model_name
         self._exposed: set[tuple[Gauge, tuple[str, ...]]] = set()
         self._counted: set[tuple[Counter, str, str]] = set()  # with version, and outcome or status
-        self.requests: dict[str, tuple[int, int]] = {}  # by version: answered, and failed by the server's fault
+        self.requests: dict[str, tuple[int, int]] = {}  # live, by version: answered, and failed by our fault
 
     def show(self, roles: Mapping[str, tuple[str, int]], candidate_share: float) -> None:
         """`roles`: version and bytes by role; `candidate_share`: 0 to 1."""
@@ -43,14 +43,16 @@ class VersionMetrics:
             gauge.labels(*labels).set(value)
         self._exposed = set(shown)
 
-    def count(self, version: str, *, status: int, outcome: str, images: int) -> None:
-        """One request that this version was given."""
+    def count(self, version: str, *, status: int, outcome: str, images: int, live: bool = True) -> None:
+        """One request that this version was given; `live`: by its share, not by its name."""
         for counter, label, amount in (
             (PREDICTOR_REQUESTS, str(status), 1),
             (PREDICTOR_IMAGES, outcome, images),
         ):
             counter.labels(self._model_name, version, label).inc(amount)
             self._counted.add((counter, version, label))
+        if not live:
+            return
         answered, failed = self.requests.get(version, (0, 0))
         self.requests[version] = answered + (status == HTTPStatus.OK), failed + (status >= _SERVERS_FAULT)
 

@@ -110,7 +110,7 @@ def make_report(spec: Spec, comparisons: Sequence[Comparison], made: datetime) -
         candidate_side=sides[1],
         latency_ratio=sides[1].p50_ms / sides[0].p50_ms if sides[0].p50_ms and sides[1].p50_ms else None,
         slow_ms=slow if both else 0.0,
-        verdicts=tuple(judge(gates, paired_harms(ours, theirs, truth, slow), spec.policy.alpha)),
+        verdicts=tuple(judge(gates, paired_harms(ours, theirs, truth, slow), spec.policy.alpha_of_each)),
         classes=tuple(_classes(comparisons)),
         disagreements=tuple(_disagreements(both)),
     )

@@ -6,6 +6,7 @@ Each request names the version that it asks, so it costs no share of the traffic
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
@@ -21,7 +22,8 @@ AT_ONCE: Final = 4
 TRIES: Final = 3
 TIMEOUT_SECONDS: Final = 30.0
 MAX_REASON: Final = 300
-_NOT_YET: Final = frozenset({404, 409, 429, 503})  # a replica that is just starting, or busy: asked again
+LOADING_SECONDS: Final = 60.0  # a replica that has just started is ready before it holds the candidate: 404 until then
+_BUSY: Final = frozenset({409, 429, 503})
 _WAIT_SECONDS: Final = 0.2
 
 
@@ -55,10 +57,12 @@ class Comparing:
     async def each(self, objects: Iterable[KnownObject], per_second: float) -> AsyncIterator[Comparison]:
         """In any order, at most `per_second` objects a second begun, AT_ONCE at a time."""
         running: set[asyncio.Task[Comparison]] = set()
-        begun = asyncio.get_running_loop().time()
+        now = asyncio.get_running_loop().time
+        due = now()
         try:
             for number, known in enumerate(objects):
-                await asyncio.sleep(begun + number / per_second - asyncio.get_running_loop().time())
+                await asyncio.sleep(due - now())
+                due = max(due, now()) + 1 / per_second
                 running.add(asyncio.create_task(self._compare(known, champion_first=number % 2 == 0)))
                 while len(running) >= AT_ONCE:
                     done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
@@ -77,14 +81,16 @@ class Comparing:
         return Comparison(time.time(), known.uri, known.label, answers[self._champion], answers[self._candidate])
 
     async def _ask(self, known: KnownObject, version: str) -> Answer:
-        milliseconds = 0.0
-        for tries in range(1, TRIES + 1):
+        given_up = time.monotonic() + LOADING_SECONDS
+        for tries in itertools.count(1):
             begun = time.perf_counter()
             response = await self._post({"instances": [{"s3": known.uri}]}, version)
             milliseconds = (time.perf_counter() - begun) * 1000
-            if response is None or response.status_code not in _NOT_YET or tries == TRIES:
+            loading = response is not None and response.status_code == httpx.codes.NOT_FOUND
+            busy = response is not None and response.status_code in _BUSY and tries < TRIES
+            if not busy and not (loading and time.monotonic() < given_up):
                 break
-            await asyncio.sleep(_WAIT_SECONDS * tries)
+            await asyncio.sleep(_WAIT_SECONDS * min(tries, 5))
         best = _best(response)
         if best is None:
             return Answer(None, None, milliseconds, failed=True, reason=_reason(response))

@@ -12,6 +12,7 @@ import logging
 import signal
 from collections.abc import Set as AbstractSet
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
@@ -33,8 +34,8 @@ from whimbrel.mlflow.rollout.comparing import Comparing, Place
 from whimbrel.mlflow.rollout.evidence_store import EvidenceStore
 from whimbrel.mlflow.rollout.in_place import InPlace
 from whimbrel.mlflow.rollout.known_objects import read_known_objects
-from whimbrel.mlflow.rollout.reconcile import Seen, next_status, wanted
-from whimbrel.mlflow.rollout.resource import ModelRollout, Phase, Spec, Status, parse, status_document
+from whimbrel.mlflow.rollout.reconcile import LEAVING, Seen, next_status, wanted
+from whimbrel.mlflow.rollout.resource import ENDS, ModelRollout, Spec, Status, parse, status_document
 from whimbrel.mlflow.rollout.work import Asking, Work
 
 if TYPE_CHECKING:
@@ -43,7 +44,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 CHAMPION: Final = "champion"
-CHALLENGER: Final = "challenger"
 
 
 class RolloutSettings(S3Settings):
@@ -112,6 +112,9 @@ class Controller:
             pass  # another was faster: the next round sees what it wrote
         except WhimbrelError as error:
             await self._tell(found, str(error))
+        except Exception as error:  # of one rollout: the others go on
+            logger.exception("unexpected")
+            await self._tell(found, f"unexpected {type(error).__name__}: {error}")
         return {found["metadata"]["uid"]}
 
     async def _tell(self, found: Object, trouble: str) -> None:
@@ -132,13 +135,13 @@ class Controller:
     async def _reconcile(self, rollout: ModelRollout) -> None:
         mover = self._mover(rollout.spec)
         traffic = await asyncio.to_thread(mover.look)
-        work = await self._work(rollout)
+        work = self._work(rollout)
         now = datetime.now(UTC)
         evidence = await asyncio.to_thread(work.evidence, rollout, traffic.requests)
         seen = Seen(now, traffic, evidence, work.backtested, work.trouble)
-        status = next_status(rollout, seen)
-        if status.phase is not rollout.status.phase:
-            await self._follow_with_aliases(rollout.spec, status.phase)
+        status = await asyncio.to_thread(next_status, rollout, seen)
+        if status.phase in ENDS and rollout.status.phase in LEAVING:
+            await self._follow_with_aliases(rollout.spec, traffic.current)
         if status != rollout.status:
             rollout = await self._write(rollout, status)
         target = wanted(rollout)
@@ -150,11 +153,11 @@ class Controller:
         store = PointerStore(self._s3, ObjectRef.from_uri(spec.pointer))
         return InPlace(store, spec.champion, spec.candidate)
 
-    async def _work(self, rollout: ModelRollout) -> Work:
+    def _work(self, rollout: ModelRollout) -> Work:
         if rollout.uid not in self._works:
             spec = rollout.spec
             evidence = EvidenceStore(self._s3, spec.evidence, rollout.uid)
-            self._works[rollout.uid] = Work(spec, await self._asking(rollout), evidence)
+            self._works[rollout.uid] = Work(spec, partial(self._asking, rollout), evidence)
         return self._works[rollout.uid]
 
     async def _asking(self, rollout: ModelRollout) -> Asking | None:
@@ -193,13 +196,11 @@ class Controller:
             logger.info("%s %d%%: %s", status.phase, status.percent, status.message)
         return parse(written)
 
-    async def _follow_with_aliases(self, spec: Spec, phase: Phase) -> None:
+    async def _follow_with_aliases(self, spec: Spec, serving: str) -> None:
         """Before the end is written, so that a kill between the two does it again."""
         uri = self._settings.mlflow_tracking_uri
-        if uri is None or phase not in (Phase.PROMOTED, Phase.ROLLED_BACK):
-            return
-        winner = spec.candidate if phase is Phase.PROMOTED else spec.champion
-        await asyncio.to_thread(registry_view.set_alias, uri, spec.model, CHAMPION, winner.version)
+        if uri is not None:
+            await asyncio.to_thread(registry_view.set_alias, uri, spec.model, CHAMPION, serving)
 
     async def _forget(self, alive: AbstractSet[str]) -> None:
         for uid in self._works.keys() - alive:

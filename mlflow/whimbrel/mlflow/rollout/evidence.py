@@ -9,7 +9,7 @@ betting", J. R. Stat. Soc. B 86 (2024), section 4.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -37,16 +37,18 @@ class Bet:
         if not self.lowest < self.bound < self.highest:
             raise ValueError(f"expected a bound between {self.lowest} and {self.highest}, seen {self.bound}")
 
-    def add(self, values: Iterable[float]) -> None:
-        """Raises ValueError for a value outside of the range."""
-        seen = np.fromiter(values, dtype=np.float64)
-        if seen.size == 0:
+    def add(self, seen: Mapping[float, int]) -> None:
+        """How often each value was seen: the order is of no account. Raises ValueError for a value out of the range."""
+        if not seen:
             return
-        if not (seen.min() >= self.lowest and seen.max() <= self.highest):
-            raise ValueError(f"expected values in [{self.lowest}, {self.highest}], seen {seen.min()} to {seen.max()}")
-        gains = (seen - self.bound) / (self.bound - self.lowest)  # -1 at worst
-        self._log_wealth += np.log1p(STAKES[:, None] * gains[None, :]).sum(axis=1)
-        self.count += int(seen.size)
+        values, counts = np.array(list(seen), dtype=np.float64), np.array(list(seen.values()))
+        if not (values.min() >= self.lowest and values.max() <= self.highest):
+            raise ValueError(
+                f"expected values in [{self.lowest}, {self.highest}], seen {values.min()} to {values.max()}"
+            )
+        gains = (values - self.bound) / (self.bound - self.lowest)  # -1 at worst
+        self._log_wealth += np.log1p(STAKES[:, None] * gains[None, :]) @ counts
+        self.count += int(counts.sum())
 
     @property
     def log_evidence(self) -> float:
@@ -59,26 +61,28 @@ class Bet:
         return self.log_evidence >= -float(np.log(alpha))
 
 
-def interval(values: Iterable[float], alpha: float, lowest: float = -1.0, highest: float = 1.0) -> tuple[float, float]:
+def interval(
+    seen: Mapping[float, int], alpha: float, lowest: float = -1.0, highest: float = 1.0
+) -> tuple[float, float]:
     """What the mean is, with confidence 1 - `alpha`, all looks so far and to come counted: (from, to).
 
     The bounds that neither bet rejects at alpha / 2, on a grid of a thousandth of the range.
     """
-    seen = np.fromiter(values, dtype=np.float64)
     bounds = np.linspace(lowest, highest, 1001)[1:-1]
     least = _smallest_not_rejected(seen, bounds, lowest, highest, alpha / 2)
-    most = _smallest_not_rejected(-seen, -bounds[::-1], -highest, -lowest, alpha / 2)
+    mirrored = {-value: count for value, count in seen.items()}
+    most = _smallest_not_rejected(mirrored, -bounds[::-1], -highest, -lowest, alpha / 2)
     return least, -most
 
 
 def _smallest_not_rejected(
-    values: NDArray[np.float64], bounds: NDArray[np.float64], lowest: float, highest: float, alpha: float
+    seen: Mapping[float, int], bounds: NDArray[np.float64], lowest: float, highest: float, alpha: float
 ) -> float:
     """By bisection: the evidence against a bound falls as the bound rises."""
     below, above = -1, len(bounds)
     while above - below > 1:
         middle = (below + above) // 2
         bet = Bet(float(bounds[middle]), lowest, highest)
-        bet.add(values)
+        bet.add(seen)
         below, above = (middle, above) if bet.rejects(alpha) else (below, middle)
     return lowest if above == 0 else highest if above == len(bounds) else float(bounds[above])

@@ -1,4 +1,4 @@
-"""Keeps what a rollout has seen, beside the model: whoever goes on with it after a kill judges by all of it.
+"""Keeps what a rollout has asked and heard, beside the model: whoever goes on with it after a kill judges by it.
 
 <prefix>/<rollout>/backtest.json            `Report`
 <prefix>/<rollout>/backtest.html            the same for people
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from mypy_boto3_s3 import S3Client
 
-MAX_SHADOW_FILES: Final = 10_000
+MAX_SHADOW_FILES: Final = 20_000
 MAX_BYTES: Final = 32 * 1024 * 1024
 _COMPARISONS: Final = TypeAdapter(tuple[Comparison, ...])
 

@@ -8,7 +8,8 @@ has a probability above the one asked for, however often one looks (`evidence`).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
@@ -16,8 +17,6 @@ from typing import Final
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from whimbrel.mlflow.rollout.evidence import Bet, interval
-
-MAX_SAMPLES: Final = 100_000
 
 
 class Measure(StrEnum):
@@ -35,6 +34,13 @@ class Measure(StrEnum):
     SCORE = "score"
     ERRORS = "errors"
     LATENCY = "latency"
+
+
+# What the same object gives again when it is asked again: each object is a witness once.
+OF_THE_OBJECTS: Final = frozenset({Measure.ACCURACY, Measure.AGREEMENT, Measure.SCORE})
+
+# How often each value of a measure was seen.
+Harms = Mapping[Measure, Mapping[float, int]]
 
 
 class Outcome(StrEnum):
@@ -91,20 +97,12 @@ class Answer:
     reason: str | None = None
 
 
-def judge(
-    gates: Mapping[Measure, Gate], harms: Mapping[Measure, Sequence[float]], alpha: float, least_samples: int = 1
-) -> list[Verdict]:
-    """One verdict a gate. With probability `alpha` at most, any gate fails of a candidate that keeps them all.
-
-    Nothing passes on fewer than `least_samples`; what fails clearly fails at once.
-    """
+def judge(gates: Mapping[Measure, Gate], harms: Harms, alpha: float) -> list[Verdict]:
+    """One verdict a gate. With probability `alpha` at most, any gate fails of a candidate that keeps them all."""
     verdicts = []
     for measure, gate in gates.items():
-        values = harms.get(measure, ())[:MAX_SAMPLES]
-        outcome = _outcome(gate, values, alpha / len(gates), alpha)
-        if outcome is Outcome.PASSED and len(values) < least_samples:
-            outcome = Outcome.UNDECIDED
-        verdicts.append(_verdict(measure, gate, values, outcome, alpha))
+        seen = harms.get(measure, {})
+        verdicts.append(_verdict(measure, gate, seen, _outcome(gate, seen, alpha / len(gates), alpha), alpha))
     return verdicts
 
 
@@ -118,40 +116,24 @@ def overall(verdicts: Iterable[Verdict]) -> Outcome:
 
 def paired_harms(
     champion: Sequence[Answer], candidate: Sequence[Answer], truth: Sequence[str | None], slow: float
-) -> dict[Measure, list[float]]:
+) -> dict[Measure, Counter[float]]:
     """Harms of requests that both have answered, object by object in the same order; `truth` is None where unknown.
 
     `slow` in milliseconds, of `slow_above`.
     """
-    harms: dict[Measure, list[float]] = {measure: [] for measure in Measure}
+    harms: dict[Measure, Counter[float]] = {measure: Counter() for measure in Measure}
     for ours, theirs, label in zip(champion, candidate, truth, strict=True):
         if ours.failed and theirs.failed:
             continue  # the object's fault, or the store's
-        harms[Measure.ERRORS].append(float(theirs.failed) - float(ours.failed))
+        harms[Measure.ERRORS][float(theirs.failed) - float(ours.failed)] += 1
         if ours.failed or theirs.failed:
             continue
-        harms[Measure.LATENCY].append(float(theirs.milliseconds > slow) - float(ours.milliseconds > slow))
-        harms[Measure.AGREEMENT].append(float(theirs.label != ours.label))
+        harms[Measure.LATENCY][float(theirs.milliseconds > slow) - float(ours.milliseconds > slow)] += 1
+        harms[Measure.AGREEMENT][float(theirs.label != ours.label)] += 1
         if label is not None:
-            harms[Measure.ACCURACY].append(float(ours.label == label) - float(theirs.label == label))
+            harms[Measure.ACCURACY][float(ours.label == label) - float(theirs.label == label)] += 1
         if ours.score is not None and theirs.score is not None:
-            harms[Measure.SCORE].append(ours.score - theirs.score)
-    return harms
-
-
-def live_harms(requests: Iterable[tuple[bool, Answer]], slow: float) -> dict[Measure, list[float]]:
-    """Harms of live requests, each answered by one of the two: (by the candidate?, answer), in the order of time.
-
-    Each answer of the candidate is held against the mean of the champion's since the candidate's last one, so what
-    changes for both (load, the store, the hour) harms neither. `slow` in milliseconds, of `slow_above`.
-    """
-    harms: dict[Measure, list[float]] = {Measure.ERRORS: [], Measure.LATENCY: []}
-    for answer, baseline in _against_champions(requests):
-        harms[Measure.ERRORS].append(float(answer.failed) - _mean(float(each.failed) for each in baseline))
-        answered = [each for each in baseline if not each.failed]
-        if answered and not answer.failed:
-            usual = _mean(float(each.milliseconds > slow) for each in answered)
-            harms[Measure.LATENCY].append(float(answer.milliseconds > slow) - usual)
+            harms[Measure.SCORE][round(ours.score - theirs.score, 3)] += 1
     return harms
 
 
@@ -162,39 +144,24 @@ def slow_above(milliseconds: Sequence[float]) -> float:
     return sorted(milliseconds)[min(len(milliseconds) - 1, int(0.95 * len(milliseconds)))]
 
 
-def _outcome(gate: Gate, values: Sequence[float], alpha_failing: float, alpha_passing: float) -> Outcome:
+def _outcome(gate: Gate, seen: Mapping[float, int], alpha_failing: float, alpha_passing: float) -> Outcome:
     harm, safety = Bet(gate.allowed), Bet(-gate.tolerance)
-    harm.add(values)
-    safety.add(-value for value in values)
+    harm.add(seen)
+    safety.add({-value: count for value, count in seen.items()})
     if harm.rejects(alpha_failing):
         return Outcome.FAILED
     return Outcome.PASSED if safety.rejects(alpha_passing) else Outcome.UNDECIDED
 
 
-def _verdict(measure: Measure, gate: Gate, values: Sequence[float], outcome: Outcome, alpha: float) -> Verdict:
-    low, high = interval(values, alpha)
+def _verdict(measure: Measure, gate: Gate, seen: Mapping[float, int], outcome: Outcome, alpha: float) -> Verdict:
+    low, high = interval(seen, alpha)
+    samples = sum(seen.values())
     return Verdict(
         measure=measure,
         outcome=outcome,
-        samples=len(values),
-        mean=_mean(values) if values else 0.0,
+        samples=samples,
+        mean=sum(value * count for value, count in seen.items()) / samples if samples else 0.0,
         low=low,
         high=high,
         **gate.model_dump(),
     )
-
-
-def _against_champions(requests: Iterable[tuple[bool, Answer]]) -> Iterator[tuple[Answer, list[Answer]]]:
-    """Each answer of the candidate, with the champion's since the one before; those with none at all are left out."""
-    since: list[Answer] = []
-    for by_candidate, answer in requests:
-        if not by_candidate:
-            since.append(answer)
-        elif since:
-            yield answer, since
-            since = []
-
-
-def _mean(values: Iterable[float]) -> float:
-    listed = list(values)
-    return sum(listed) / len(listed)

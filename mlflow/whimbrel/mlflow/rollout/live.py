@@ -5,8 +5,11 @@ Counts are added up from the first look on, so a replica that began earlier, or 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+
+import numpy as np
 
 # By replica and version: answered, and failed by the server's fault, since that replica loaded that version.
 Requests = Mapping[str, Mapping[str, tuple[int, int]]]
@@ -14,25 +17,31 @@ Requests = Mapping[str, Mapping[str, tuple[int, int]]]
 
 @dataclass
 class LiveCounts:
-    """Of one champion and one candidate. `errors` are the harms of the candidate's requests, in the order of time."""
+    """Of one champion and one candidate. `errors`: how often candidate failed - champion failed was 1, 0 and -1."""
 
     champion: str
     candidate: str
-    errors: list[float] = field(default_factory=list)
+    errors: Counter[float] = field(default_factory=Counter)
     answers: int = 0
     _before: dict[tuple[str, str], tuple[int, int]] = field(default_factory=dict)
-    _baseline: float | None = None
+    _random: np.random.Generator = field(default_factory=np.random.default_rng)
 
     def look(self, requests: Requests) -> None:
-        """What came since the look before. Without any request of the champion so far, none of the candidate counts:
-        there is nothing to hold it against."""
-        answered, failed = self._since(requests, self.champion)
-        if answered + failed:
-            self._baseline = failed / (answered + failed)
+        """What came since the look before, each request of the candidate held against one of the champion.
+
+        Which against which is drawn: held against one baseline all of a look would err together, and the evidence
+        counts each as a witness of its own. What finds no partner is left out.
+        """
+        answered_0, failed_0 = self._since(requests, self.champion)
         answered, failed = self._since(requests, self.candidate)
         self.answers += answered + failed
-        if self._baseline is not None:
-            self.errors += [1.0 - self._baseline] * failed + [-self._baseline] * answered
+        pairs = min(answered + failed, answered_0 + failed_0)
+        if not pairs:
+            return
+        ours = int(self._random.hypergeometric(failed_0, answered_0, pairs))
+        theirs = int(self._random.hypergeometric(failed, answered, pairs))
+        both = int(self._random.hypergeometric(ours, pairs - ours, theirs)) if theirs else 0
+        self.errors.update({1.0: theirs - both, -1.0: ours - both, 0.0: pairs - theirs - ours + both})
 
     def _since(self, requests: Requests, version: str) -> tuple[int, int]:
         """Added up over the replicas; a count that fell was begun again."""

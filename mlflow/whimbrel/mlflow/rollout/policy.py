@@ -16,6 +16,7 @@ from whimbrel.mlflow.rollout.gates import Gate, Measure
 RESOURCE_CONFIG: Final = ConfigDict(
     frozen=True, extra="forbid", allow_inf_nan=False, alias_generator=to_camel, populate_by_name=True
 )
+MOST_SECONDS: Final = 366 * 86_400.0
 _UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _DURATION: Final = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|s|m|h))+")
 
@@ -29,7 +30,8 @@ def seconds(text: Any) -> float:
 
 def duration(value: str | float) -> str:
     """Keeps the text that was given, once it is one."""
-    seconds(value)
+    if seconds(value) > MOST_SECONDS:
+        raise ValueError(f"expected at most a year, seen {value!r}")
     return str(value)
 
 
@@ -80,7 +82,8 @@ def _default_steps() -> tuple[Step, ...]:
 
 
 class Policy(BaseModel):
-    """`alpha`: how likely, at most, a candidate that keeps every gate is rolled back.
+    """`alpha`: how likely, at most, a gate of the backtest or of the canary rolls a candidate back that keeps them all.
+    One that is undecided at the deadline ends as `undecided` says.
 
     `shadowsPerSecond`: known objects that both versions are asked about during the steps, so that low traffic is
     judged too; 0 for none. `deadline`: of the whole rollout, its backtest included.
@@ -98,10 +101,15 @@ class Policy(BaseModel):
         }
     )
     alpha: float = Field(default=0.05, gt=0, lt=0.5)
-    shadows_per_second: float = Field(default=5.0, ge=0, le=1000)
+    shadows_per_second: float = Field(default=5.0, ge=0, le=100)
     promotion: Promotion = Promotion.AUTOMATIC
     undecided: Undecided = Undecided.ROLL_BACK
     deadline: Duration = "1h"
+
+    @property
+    def alpha_of_each(self) -> float:
+        """The backtest and the canary share it."""
+        return self.alpha / 2 if self.backtest else self.alpha
 
     @model_validator(mode="after")
     def _rising(self) -> Policy:

@@ -6,12 +6,12 @@ made again without harm. So a controller may be killed between any two lines, an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final
 
-from whimbrel.mlflow.rollout.gates import Measure, Outcome, Verdict, judge, overall
+from whimbrel.mlflow.rollout.gates import OF_THE_OBJECTS, Harms, Outcome, Verdict, judge
 from whimbrel.mlflow.rollout.live import Requests
 from whimbrel.mlflow.rollout.policy import Promotion, Step, Undecided, seconds
 from whimbrel.mlflow.rollout.resource import Decision, ModelRollout, Phase, Status
@@ -42,10 +42,12 @@ class Traffic:
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """Of the canary. `harms` since its first step, in the order of time; `answers` of the candidate in this step."""
+    """Of the canary. `harms` since its first step; `answers` of the candidate in this step. `all_asked`: every known
+    object was, so they have no more to tell."""
 
-    harms: Mapping[Measure, Sequence[float]] = field(default_factory=dict)
+    harms: Harms = field(default_factory=dict)
     answers: int = 0
+    all_asked: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +69,7 @@ class Seen:
 
 _BEFORE_ANY_TRAFFIC: Final = frozenset({Phase.LOADING, Phase.BACKTEST})
 _JUDGED: Final = frozenset({Phase.CANARY, Phase.AWAITING_PROMOTION})
-_LEAVING: Final = frozenset({Phase.PROMOTING, Phase.ROLLING_BACK})
+LEAVING: Final = frozenset({Phase.PROMOTING, Phase.ROLLING_BACK})
 
 
 def wanted(rollout: ModelRollout) -> Traffic:
@@ -102,7 +104,14 @@ def _begin(rollout: ModelRollout, seen: Seen) -> Status | None:
         return None
     if rollout.spec.decision is Decision.ABORT:
         return status.entered(Phase.ROLLED_BACK, seen.now, "aborted by hand before it began")
-    message = f"loading version {rollout.spec.candidate.version} beside {rollout.spec.champion.version}"
+    champion, candidate = rollout.spec.champion.version, rollout.spec.candidate.version
+    if seen.traffic.current != champion or seen.traffic.candidate not in {None, candidate}:
+        return _saying(
+            status,
+            f"expected the traffic at {champion} alone, seen {seen.traffic}; end the other rollout, or point the alias "
+            "champion at what serves and start anew",
+        )
+    message = f"loading version {candidate} beside {champion}"
     return status.entered(Phase.LOADING, seen.now, message, started=seen.now)
 
 
@@ -120,7 +129,7 @@ def _notice_another_hand(rollout: ModelRollout, seen: Seen) -> Status | None:
 
 
 def _abort(rollout: ModelRollout, seen: Seen) -> Status | None:
-    if rollout.spec.decision is not Decision.ABORT or rollout.status.phase in _LEAVING:
+    if rollout.spec.decision is not Decision.ABORT or rollout.status.phase is Phase.ROLLING_BACK:
         return None
     return _rolling_back(rollout.status, seen, "aborted by hand")
 
@@ -133,7 +142,7 @@ def _give_up_a_failed_candidate(rollout: ModelRollout, seen: Seen) -> Status | N
 
 def _end_at_the_deadline(rollout: ModelRollout, seen: Seen) -> Status | None:
     status, policy = rollout.status, rollout.spec.policy
-    if status.phase in _LEAVING or status.started is None:
+    if status.phase in LEAVING or status.started is None:
         return None
     if seen.now < status.started + timedelta(seconds=seconds(policy.deadline)):
         return None
@@ -145,7 +154,8 @@ def _end_at_the_deadline(rollout: ModelRollout, seen: Seen) -> Status | None:
 
 def _pause(rollout: ModelRollout, _: Seen) -> Status | None:
     """Where it is, judged no further; a deadline and a failed candidate still end it."""
-    if rollout.spec.paused and rollout.status.phase not in _LEAVING:
+    by_hand = rollout.spec.decision is Decision.PROMOTE
+    if rollout.spec.paused and not by_hand and rollout.status.phase not in LEAVING:
         return _saying(rollout.status, "paused by hand; `whimbrel rollout resume` goes on")
     return None
 
@@ -196,20 +206,26 @@ def _after_backtest(rollout: ModelRollout, seen: Seen) -> Status | None:
     return _step(rollout.model_copy(update={"status": told}), seen, 0, message)
 
 
-def _judge(rollout: ModelRollout, seen: Seen) -> Status | None:
+def _refuse(rollout: ModelRollout, seen: Seen) -> Status | None:
+    """Also while a replica lags: whoever is there may do harm."""
+    status = rollout.status
+    if status.phase not in _JUDGED or rollout.spec.decision is Decision.PROMOTE:
+        return None
+    judged = _judged(rollout, seen)
+    failed = [verdict.line() for verdict in judged.verdicts if verdict.outcome is Outcome.FAILED]
+    return _rolling_back(judged, seen, f"refused at {status.percent}%: {'; '.join(failed)}") if failed else None
+
+
+def _go_on(rollout: ModelRollout, seen: Seen) -> Status | None:
     status, policy = rollout.status, rollout.spec.policy
-    verdicts = tuple(judge(policy.gates, seen.evidence.harms, policy.alpha))
-    judged = status.model_copy(update={"verdicts": verdicts})
-    failed = [verdict.line() for verdict in verdicts if verdict.outcome is Outcome.FAILED]
-    if failed:
-        return _rolling_back(judged, seen, f"refused at {status.percent}%: {'; '.join(failed)}")
+    judged = _judged(rollout, seen)
     if status.phase is Phase.AWAITING_PROMOTION:
         return judged
     step = policy.steps[status.step]
     waiting = _waits_for(step, judged, seen)
     if waiting is not None:
         return _saying(judged, f"{status.percent}%: {waiting}" + (f"; {seen.trouble}" if seen.trouble else ""))
-    message = _summary(f"{status.percent}%", verdicts)
+    message = _summary(f"{status.percent}%", judged.verdicts)
     return _step(rollout.model_copy(update={"status": judged}), seen, status.step + 1, message)
 
 
@@ -220,12 +236,13 @@ STEPS: Final[tuple[Callable[[ModelRollout, Seen], Status | None], ...]] = (
     _give_up_a_failed_candidate,
     _end_at_the_deadline,
     _pause,
+    _refuse,
     _wait_for_arrival,
     _finish,
     _promote_by_hand,
     _after_loading,
     _after_backtest,
-    _judge,
+    _go_on,
 )
 
 
@@ -236,9 +253,16 @@ def _waits_for(step: Step, status: Status, seen: Seen) -> str | None:
         return f"dwells {step.dwell}"
     if seen.evidence.answers < step.samples:
         return f"{seen.evidence.answers} of {step.samples} answers of the candidate in this step"
-    if overall(status.verdicts) is Outcome.UNDECIDED:
-        return "undecided: " + ", ".join(v.measure for v in status.verdicts if v.outcome is Outcome.UNDECIDED)
-    return None
+    undecided = [verdict.measure for verdict in status.verdicts if verdict.outcome is Outcome.UNDECIDED]
+    if seen.evidence.all_asked:
+        undecided = [measure for measure in undecided if measure not in OF_THE_OBJECTS]
+    return f"undecided: {', '.join(undecided)}" if undecided else None
+
+
+def _judged(rollout: ModelRollout, seen: Seen) -> Status:
+    policy = rollout.spec.policy
+    verdicts = tuple(judge(policy.gates, seen.evidence.harms, policy.alpha_of_each))
+    return rollout.status.model_copy(update={"verdicts": verdicts})
 
 
 def _step(rollout: ModelRollout, seen: Seen, index: int, message: str) -> Status:

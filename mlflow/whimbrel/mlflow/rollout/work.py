@@ -1,6 +1,7 @@
 """What a rollout does besides moving traffic: its backtest, and the shadows of its canary, each in a task of its own.
 
-Both leave what they saw in the store as they go, so a controller that is started anew goes on from there.
+The backtest's report and the shadows' comparisons are left in the store: a controller that is started anew goes on
+from them. What it begins again is a backtest that had not ended, and the counts of live requests.
 """
 
 from __future__ import annotations
@@ -9,7 +10,9 @@ import asyncio
 import itertools
 import logging
 import random
-from collections.abc import Coroutine, Iterator
+from collections import Counter
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -21,7 +24,7 @@ from whimbrel.core.errors import InputRefused, Unavailable, WhimbrelError
 from whimbrel.mlflow.rollout.backtest import MAX_PICTURE_BYTES, Report, make_report, render
 from whimbrel.mlflow.rollout.comparing import Comparing, Comparison
 from whimbrel.mlflow.rollout.evidence_store import EvidenceStore
-from whimbrel.mlflow.rollout.gates import Measure, paired_harms, slow_above
+from whimbrel.mlflow.rollout.gates import OF_THE_OBJECTS, Measure, paired_harms, slow_above
 from whimbrel.mlflow.rollout.known_objects import KnownObject
 from whimbrel.mlflow.rollout.live import LiveCounts, Requests
 from whimbrel.mlflow.rollout.reconcile import Backtested, Evidence
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 SHADOWS_A_FILE: Final = 50
+MAX_SHADOWS: Final = 20_000  # of one rollout, an hour's at the default rate; then live requests alone go on telling
 SHADOW_SECONDS: Final = 5.0  # a kill costs the comparisons of this time at most
 _SETTLED_SHADOWS: Final = 30  # of the champion, before anything counts as slow
 _JUDGED: Final = frozenset({Phase.CANARY, Phase.AWAITING_PROMOTION})
@@ -49,11 +53,13 @@ class Asking:
 class Work:
     """Of one rollout. Belongs to one event loop; `stop` it."""
 
-    def __init__(self, spec: Spec, asking: Asking | None, store: EvidenceStore) -> None:
-        self._spec, self._asking, self._store = spec, asking, store
+    def __init__(self, spec: Spec, ask: Callable[[], Awaitable[Asking | None]], store: EvidenceStore) -> None:
+        self._spec, self._ask, self._store = spec, ask, store
         self._task: asyncio.Task[None] | None = None
         self._doing: Phase | None = None
         self._shadows: list[Comparison] | None = None
+        self._fresh: list[Comparison] = []  # of the shadows, not kept in the store yet
+        self._known: frozenset[str] | None = None
         self._live = LiveCounts(spec.champion.version, spec.candidate.version)
         self._step: tuple[Phase, int] | None = None
         self._answers_before = 0
@@ -86,19 +92,24 @@ class Work:
         return Backtested(self.report.verdicts, self._store.uri("backtest.html"))
 
     def evidence(self, rollout: ModelRollout, requests: Requests) -> Evidence:
-        """Of the shadows so far and of the live `requests` since the first look."""
+        """Of the shadows so far and of the live `requests` since the first look.
+
+        An object says the same when it is asked again: of what it says itself, its first answers count alone.
+        """
         status = rollout.status
         if status.phase in _JUDGED:
             self._live.look(requests)
         if self._step != (status.phase, status.step):
             self._step, self._answers_before = (status.phase, status.step), self._live.answers
-        shadows = self._shadows or []
-        ours, theirs = [each.champion for each in shadows], [each.candidate for each in shadows]
-        harms = paired_harms(ours, theirs, [each.truth for each in shadows], self._slow(shadows))
-        harms[Measure.ERRORS] += self._live.errors
+        shadows = list(self._shadows or ())  # the task goes on adding to it
+        slow = self._slow(shadows)
+        harms = _harms(shadows, slow)
+        harms[Measure.ERRORS].update(self._live.errors)
+        first = {each.uri: each for each in reversed(shadows)}
+        harms |= {measure: seen for measure, seen in _harms(first.values(), slow).items() if measure in OF_THE_OBJECTS}
         since = status.since.timestamp() if status.since else 0.0
-        shadowed = sum(each.time >= since for each in shadows)
-        return Evidence(harms, shadowed + self._live.answers - self._answers_before)
+        answers = sum(each.time >= since for each in shadows) + self._live.answers - self._answers_before
+        return Evidence(harms, answers, all_asked=self._known is not None and self._known <= first.keys())
 
     def _slow(self, shadows: Sequence[Comparison]) -> float:
         """Once known it stays: a limit that moved with what it judges would be no limit."""
@@ -116,19 +127,25 @@ class Work:
             if self.trouble != str(error):
                 logger.warning("%s", error, extra={"candidate": self._spec.candidate.version})
             self.trouble = str(error)
+        except Exception as error:
+            logger.exception("unexpected")
+            self.trouble = f"unexpected {type(error).__name__}: {error}"
         else:
             self.trouble = None
 
     async def _backtest(self) -> None:
         backtest = self._spec.policy.backtest
-        if backtest is None or self._asking is None:
+        if backtest is None:
             return
         made = await asyncio.to_thread(self._store.read_backtest)
         if made is not None:
             self.report = _parsed(made)
             return
-        chosen = _sample(self._asking.known, backtest.objects, seed=self._spec.candidate.digest)
-        asked = self._asking.comparing.each(chosen, backtest.requests_per_second)
+        asking = await self._ask()
+        if asking is None:
+            return
+        chosen = _sample(asking.known, backtest.objects, seed=self._spec.candidate.digest)
+        asked = asking.comparing.each(chosen, backtest.requests_per_second)
         comparisons = [each async for each in asked]
         void = _void(comparisons)
         if void is not None:
@@ -147,19 +164,24 @@ class Work:
             self.report = self.report or (_parsed(made) if made is not None else None)
             self._shadows = await asyncio.to_thread(self._store.read_shadows)
         per_second = self._spec.policy.shadows_per_second
-        if self._asking is None or not per_second:
+        asking = await self._ask() if per_second else None
+        if asking is None:
             await asyncio.Event().wait()
             return
-        fresh: list[Comparison] = []
+        self._known = frozenset(each.uri for each in asking.known)
+        order = _endless(asking.known, {each.uri for each in self._shadows})
         kept = asyncio.get_running_loop().time()
-        async for comparison in self._asking.comparing.each(_endless(self._asking.known), per_second):
-            fresh.append(comparison)
+        async for comparison in asking.comparing.each(order, per_second):
+            self._fresh.append(comparison)
             self._shadows.append(comparison)
-            now = asyncio.get_running_loop().time()
-            if len(fresh) >= SHADOWS_A_FILE or now - kept >= SHADOW_SECONDS:
-                await asyncio.to_thread(self._store.add_shadows, fresh)
-                self.trouble = _void(fresh)
-                fresh, kept = [], now
+            now, enough = asyncio.get_running_loop().time(), len(self._shadows) >= MAX_SHADOWS
+            if len(self._fresh) >= SHADOWS_A_FILE or now - kept >= SHADOW_SECONDS or enough:
+                await asyncio.to_thread(self._store.add_shadows, self._fresh)
+                self.trouble = _void(self._fresh)
+                self._fresh, kept = [], now
+            if enough:
+                break
+        await asyncio.Event().wait()
 
 
 def _void(comparisons: Sequence[Comparison]) -> str | None:
@@ -179,10 +201,18 @@ def _sample(known: Sequence[KnownObject], count: int, seed: str) -> list[KnownOb
     return drawn.sample(list(known), min(count, len(known)))
 
 
-def _endless(known: Sequence[KnownObject]) -> Iterator[KnownObject]:
-    """All of them in a random order, then again in another."""
+def _endless(known: Sequence[KnownObject], asked: AbstractSet[str]) -> Iterator[KnownObject]:
+    """In a random order, those that were not asked yet before all others; then all again in another."""
+    shuffled = random.sample(list(known), len(known))
+    yield from (each for each in shuffled if each.uri not in asked)
     for _ in itertools.count():
         yield from random.sample(list(known), len(known))
+
+
+def _harms(comparisons: Iterable[Comparison], slow: float) -> dict[Measure, Counter[float]]:
+    each = list(comparisons)
+    truth = [one.truth for one in each]
+    return paired_harms([one.champion for one in each], [one.candidate for one in each], truth, slow)
 
 
 def _parsed(content: bytes) -> Report:
