@@ -34,6 +34,7 @@ from whimbrel.core.results import (
     dump,
 )
 from whimbrel.core.settings import load
+from whimbrel.transformers.decode import Limits, open_image
 from whimbrel.transformers.outputs.coco import coco
 from whimbrel.transformers.outputs.drawing import draw
 from whimbrel.transformers.outputs.files import files
@@ -109,6 +110,15 @@ def test_the_same_result_makes_the_same_bytes() -> None:
         ("coco", "application/json"),
         ("zip", "application/zip"),
     ]
+
+
+@pytest.mark.parametrize(("mode", "progressive"), [("RGB", True), ("CMYK", False)])
+def test_a_picture_of_the_most_pixels_can_be_drawn_on(mode: str, progressive: bool) -> None:
+    settings = OutputsSettings(outputs_bucket="out")
+    limits = Limits(settings.image_formats, settings.image_max_bytes, settings.image_max_pixels, settings.background)
+    buffer = io.BytesIO()
+    Image.new(mode, (10_000, 5_000)).save(buffer, "JPEG", progressive=progressive)
+    assert open_image(buffer.getvalue(), None, limits).memory <= settings.decode_budget
 
 
 @pytest.mark.parametrize(

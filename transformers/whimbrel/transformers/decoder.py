@@ -23,7 +23,8 @@ class Decoder:
     """Has the threads; `close` them. `budget` is in bytes."""
 
     def __init__(self, limits: Limits, budget: Budget, *, threads: int, max_seconds: float) -> None:
-        self._limits, self._budget, self._max_seconds = limits, budget, max_seconds
+        self.budget = budget
+        self._limits, self._max_seconds = limits, max_seconds
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="decode")
 
     async def decode(self, content: bytes, preset: Preset | None) -> NDArray[np.uint8]:
@@ -33,12 +34,12 @@ class Decoder:
         """
         loop = asyncio.get_running_loop()
         opened = await loop.run_in_executor(self._threads, open_image, content, preset, self._limits)
-        if opened.memory > self._budget.total:
+        if opened.memory > self.budget.total:
             raise UndecodableImage(
-                f"expected an image that decodes in {self._budget.total} bytes of memory, seen a {opened.format}"
+                f"expected an image that decodes in {self.budget.total} bytes of memory, seen a {opened.format}"
                 f" of {opened.image.width} x {opened.image.height} pixels that takes {opened.memory}"
             )
-        taken = await self._budget.take(opened.memory)
+        taken = await self.budget.take(opened.memory)
         clock = _ThreadClock()
         future = loop.run_in_executor(self._threads, self._prepare, opened, preset, clock)
         # A thread cannot be stopped: its memory is free when it ends, not when its request does.
@@ -56,7 +57,7 @@ class Decoder:
             raise Unavailable("not enough memory to decode this image now; try again") from None
 
     def _ended(self, future: asyncio.Future[NDArray[np.uint8]], taken: int) -> None:
-        self._budget.give_back(taken)
+        self.budget.give_back(taken)
         if not future.cancelled():
             future.exception()  # read, for the case that nobody waits any longer
 

@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 
 _SINK = "outputs"
 _DRAWING = 3  # copies of the picture while it is drawn on and encoded
+_PICTURES_A_THREAD = 2  # one is drawn on, one is decoded meanwhile
 
 Answer = TypeVar("Answer")
 
@@ -44,7 +45,8 @@ class OutputsSink:
         wait = settings.wait_seconds
         self._places, self._reader, self._decoder = places, reader, decoder
         self._held_bytes = Budget(settings.byte_budget, "bytes of images", max_wait_seconds=wait)
-        self._drawn_bytes = Budget(settings.decode_budget, "bytes of pictures to draw on", max_wait_seconds=wait)
+        # A picture that is decoded waits for memory to draw on it outside of all budgets: so there are few.
+        self._pictures = Budget(_PICTURES_A_THREAD * settings.draw_threads, "pictures", max_wait_seconds=wait)
         self._threads = ThreadPoolExecutor(settings.draw_threads, thread_name_prefix="draw")
 
     def application(self) -> Starlette:
@@ -101,9 +103,10 @@ class OutputsSink:
             except ObjectGone as gone:
                 logger.info("nothing to draw on: %s", gone)
                 return "gone"
-            picture = await self._decoder.decode(fetched.content, None)
-        async with self._drawn_bytes.held(_DRAWING * picture.nbytes):
-            written = await self._in_thread(functools.partial(self._write, picture, result))
+            async with self._pictures.held(1):
+                picture = await self._decoder.decode(fetched.content, None)
+                async with self._decoder.budget.held(_DRAWING * picture.nbytes):
+                    written = await self._in_thread(functools.partial(self._write, picture, result))
         return "new" if written else "duplicate"
 
     def _write(self, picture: NDArray[np.uint8], result: Result) -> bool:

@@ -8,7 +8,7 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from whimbrel.core.key_template import KeyTemplate, key_template
 from whimbrel.core.settings import BucketName, CommaSeparated, Seconds, ServerSettings, split_commas
-from whimbrel.transformers.image_settings import ImageSettings
+from whimbrel.transformers.image_settings import MEBI, ImageSettings
 
 IMAGE, COCO, ZIP = "image", "coco", "zip"
 KINDS = (IMAGE, COCO, ZIP)
@@ -27,6 +27,12 @@ class OutputsSettings(ImageSettings, ServerSettings):
         description="template of the keys; places: " + ", ".join(f"{{{name}}}" for name in PLACES),
     )
     outputs_image_format: Literal["jpeg", "png"] = Field(default="jpeg", description="format of the annotated picture")
+    decode_budget: int = Field(
+        default=960 * MEBI,  # 16 bytes a pixel in its own size, and what a progressive JPEG takes
+        ge=16 * MEBI,
+        le=2**40,
+        description="bytes of memory that decoding and drawing may hold at once",
+    )
     draw_threads: int = Field(default=2, ge=1, le=64, description="pictures drawn and written at the same time")
     max_body_bytes: int = Field(default=4 << 20, ge=1024, le=64 << 20, description="largest request body")
     wait_seconds: Seconds = Field(default=20.0, description="longest wait for memory before a 503")
