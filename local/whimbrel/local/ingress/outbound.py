@@ -45,7 +45,7 @@ class Outbound(asyncio.Protocol):
         self.closed = False
         self.reusable = False
         self.idle_since = 0.0
-        self._no_body = False
+        self._no_body = self._complete = False
         self._reason = b""
         self._headers: list[tuple[bytes, bytes]] = []
         self._restart_parser()
