@@ -5,8 +5,10 @@ from __future__ import annotations
 import base64
 import json
 import os
+import sqlite3
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -170,6 +172,26 @@ def test_a_pass_over_what_has_settled_writes_nothing(overlay: Machine) -> None:
     before = overlay.storage.version
     overlay.once()
     assert overlay.storage.version == before
+
+
+def test_what_runs_goes_on_while_nothing_can_be_written(machine: Machine, tmp_path: Path) -> None:
+    machine.apply(service())
+    machine.settle()
+    before = {names.of(pod) for pod, _ in machine.outcome.pods}
+    revisions = [plan.key for plan in machine.outcome.revisions]
+    with closing(sqlite3.connect(tmp_path / "objects.db", isolation_level=None)) as other:
+        for change in ("INSERT", "UPDATE", "DELETE"):
+            other.execute(
+                f"CREATE TRIGGER no_{change} BEFORE {change} ON objects BEGIN SELECT RAISE(ABORT, 'full'); END"
+            )
+    machine.seen, machine.replicas = {}, dict.fromkeys(revisions, 3)
+
+    machine.once()
+
+    assert before
+    assert {names.of(pod) for pod, _ in machine.outcome.pods} == before
+    assert [plan.key for plan in machine.outcome.revisions] == revisions
+    assert machine.outcome.routes
 
 
 def test_a_transformer_is_given_what_kserve_gives(overlay: Machine) -> None:

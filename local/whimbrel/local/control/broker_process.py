@@ -35,7 +35,7 @@ class BrokerProcess:
         self._replica: Replica | None = None
         self._asking: asyncio.Task[None] | None = None
         self.running: frozenset[Key] = frozenset()
-        self._write()
+        self._write(EMPTY, 0)
         self.process = Supervised(_workload(self._config_file, machine), place, changed=self._follow)
 
     def start(self) -> None:
@@ -50,14 +50,18 @@ class BrokerProcess:
         """Written, and read by the process a moment later; `running` then tells."""
         if config == self._config:
             return
+        try:
+            self._write(config, self._generation + 1)
+        except OSError as error:  # the next pass tries again
+            logger.warning("the broker keeps its configuration, a new one could not be written: %s", error)
+            return
         self._config = config
         self._generation += 1
-        self._write()
         self.process.hang_up()
         self._ask()
 
-    def _write(self) -> None:
-        write_atomically(self._config_file, self._config | {"generation": self._generation})
+    def _write(self, config: dict[str, Any], generation: int) -> None:
+        write_atomically(self._config_file, config | {"generation": generation})
 
     def _follow(self) -> None:
         address = self.process.ready_address

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from whimbrel.local.api.faults import AlreadyExists, Conflict, Forbidden, NotFound
+from whimbrel.local.api.faults import AlreadyExists, ApiFault, Conflict, Forbidden, NotFound
 from whimbrel.local.api.kinds import Kind
 from whimbrel.local.api.metadata import Object
 from whimbrel.local.api.storage import Storage
+
+logger = logging.getLogger(__name__)
 
 _OF_METADATA = ("labels", "annotations", "ownerReferences")
 # Somebody else wrote or deleted meanwhile: the next pass sees that and decides anew.
@@ -37,7 +40,7 @@ class World:
         """Create it, or bring all but the status to what is wanted; None when it could not be, this time."""
         metadata = wanted["metadata"]
         found = self.find(kind, metadata.get("namespace", ""), metadata["name"])
-        with contextlib.suppress(*_OVERTAKEN):
+        with _attempted():
             if found is None:
                 return self._keep(kind, self._storage.create(kind, wanted))
             merged = _merged(found, wanted)
@@ -49,12 +52,12 @@ class World:
             return
         changed = {**found, "status": dict(status)}
         changed["metadata"] = {key: value for key, value in found["metadata"].items() if key != "resourceVersion"}
-        with contextlib.suppress(*_OVERTAKEN):
+        with _attempted():
             self._keep(kind, self._storage.update(kind, changed, subresource="status"))
 
     def delete(self, kind: Kind, found: Object) -> None:
         metadata = found["metadata"]
-        with contextlib.suppress(*_OVERTAKEN):
+        with _attempted():
             self._storage.delete(kind, metadata.get("namespace"), metadata["name"])
             self._all(kind).pop(_key(found), None)
 
@@ -66,6 +69,19 @@ class World:
     def _keep(self, kind: Kind, written: Object) -> Object:
         self._all(kind)[_key(written)] = written
         return written
+
+
+@contextlib.contextmanager
+def _attempted() -> Iterator[None]:
+    """What the disk does not take is left for the next pass too: what runs goes on as it is."""
+    try:
+        yield
+    except _OVERTAKEN:
+        return
+    except ApiFault as fault:
+        if type(fault) is not ApiFault:  # a refusal of the object itself
+            raise
+        logger.warning("%s", fault)
 
 
 def owner_reference(owner: Object) -> dict[str, Any]:
