@@ -26,6 +26,7 @@ from whimbrel.core.redelivery import DELIVERIES
 from whimbrel.core.settings import load
 from whimbrel.eventing.push.authentication import admission
 from whimbrel.eventing.push.settings import PushSourceSettings
+from whimbrel.eventing.push.upstream import REFUSAL_SECONDS
 
 from .conftest import notification, record
 
@@ -235,7 +236,9 @@ def test_bodies_and_requests_are_bounded(receiver: Callable[..., Any]) -> None:
         assert source.post(iter([b"x" * 1000, b"x" * 1000]), JSON).status_code == 413
         posts = [source.posting(notification(record(f"k{n}"))) for n in range(2)]
         wait_for(lambda: len(sink.received) == 2, "two events in flight")
-        assert source.post(notification(record("too many"))).status_code == 503
+        refused = source.post(notification(record("too many")))
+        assert refused.status_code == 503
+        assert refused.elapsed.total_seconds() >= REFUSAL_SECONDS, "RGW 16 posts again at once"
         hold.set()
         assert [post() for post in posts] == [202, 202]
 

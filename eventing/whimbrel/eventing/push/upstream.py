@@ -141,7 +141,8 @@ class PushUpstream:
         """Whoever still waits is told to come again."""
         self._closed = True
         for limit in self._limits:
-            limit.reschedule(0)
+            with contextlib.suppress(RuntimeError):  # it has run out this moment
+                limit.reschedule(0)
 
     def _settle(self, message: Message, not_before: float | None) -> None:
         delivery = self._under_way.pop(str(message.receipt), None)
@@ -159,24 +160,25 @@ class PushUpstream:
         return JSONResponse(body, 401, {"www-authenticate": self._admission.challenge})
 
     async def _answer(self, request: Request) -> Response:
-        self._requests += 1
+        began = time.monotonic()
         try:
             how = await self._within_the_limit(request)
             PUSH_REQUESTS.labels(self.name, how).inc()
             return Response(status_code=202)
         except WhimbrelError as error:
             PUSH_REQUESTS.labels(self.name, "late" if isinstance(error, Unavailable) else "refused").inc()
+            if not self._closed:
+                await asyncio.sleep(max(0.0, began + REFUSAL_SECONDS - time.monotonic()))
             return JSONResponse(error.body(), error.status, error.headers())
         except ClientDisconnect:
             return Response(status_code=400)  # nobody reads it
-        finally:
-            self._requests -= 1
 
     async def _within_the_limit(self, request: Request) -> str:
         """How it came to be accepted. Raises Unavailable when it is time to say that it is not yet."""
-        if self._closed or self._requests > self._settings.push_max_requests:
+        if self._closed or self._requests >= self._settings.push_max_requests:
             why = "it is stopping" if self._closed else f"{self._requests} requests at once"
             raise Unavailable(f"not read, {why}; send it again", retry_after_seconds=RETRY_AFTER_SECONDS)
+        self._requests += 1  # only those that are taken in: refused ones must keep nobody out
         try:
             async with asyncio.timeout(self._settings.push_answer_seconds) as limit:
                 self._limits.add(limit)
@@ -188,12 +190,13 @@ class PushUpstream:
             raise Unavailable(
                 "the sink has not accepted it yet; send it again", retry_after_seconds=RETRY_AFTER_SECONDS
             ) from None
+        finally:
+            self._requests -= 1
 
     async def _take(self, request: Request) -> str:
         most = self._settings.push_max_body_bytes
         declared = _declared_length(request, most)
         if declared > most:
-            await asyncio.sleep(REFUSAL_SECONDS)
             raise PayloadTooLarge(f"expected a body of at most {most} bytes, seen {declared}; see {BODY_SETTING}")
         grant = _Grant(self._budget, await self._budget.take(max(LEAST_BYTES, declared)))
         try:
