@@ -9,7 +9,7 @@ has a probability above the one asked for, however often one looks (`evidence`).
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
@@ -104,14 +104,6 @@ def judge(gates: Mapping[Measure, Gate], harms: Harms, alpha: float) -> list[Ver
         seen = harms.get(measure, {})
         verdicts.append(_verdict(measure, gate, seen, _outcome(gate, seen, alpha / len(gates), alpha), alpha))
     return verdicts
-
-
-def overall(verdicts: Iterable[Verdict]) -> Outcome:
-    """Failed as soon as one gate failed; passed when every one has."""
-    outcomes = {verdict.outcome for verdict in verdicts}
-    if Outcome.FAILED in outcomes:
-        return Outcome.FAILED
-    return Outcome.UNDECIDED if Outcome.UNDECIDED in outcomes else Outcome.PASSED
 
 
 def paired_harms(
