@@ -82,6 +82,7 @@ class FileEntry(BaseModel):
 class Manifest(BaseModel):
     """The content of model.json.
 
+    `task`: one of ours, or with a dot in its name one that the predictor has installed, `example.tags`.
     `architecture` names the network: `torchvision:<name>` (built by `torchvision.models.get_model`, with
     `architecture_options` as its arguments) or `pt2`. `labels[i]` is the name of output i.
     """
@@ -89,7 +90,7 @@ class Manifest(BaseModel):
     model_config = _FROZEN
 
     schema_: Literal["whimbrel.dev/model/v1"] = Field(default=SCHEMA, alias="schema")
-    task: Literal["classification", "detection", "pose"]
+    task: str = Field(pattern=r"^(classification|detection|pose|[a-z0-9_-]+(\.[a-z0-9_-]+)+)$", max_length=100)
     architecture: str = Field(pattern=r"^(pt2|torchvision:[a-z0-9_]+)$")
     architecture_options: dict[str, int | float | bool | str] = Field(default_factory=dict)
     preset: Preset

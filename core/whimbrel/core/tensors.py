@@ -2,16 +2,57 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
 IMAGES = "images"  # UINT8, (N, H, W, 3), RGB
 
 # Classification: (N, k), best first.
-INDICES = "indices"  # INT64
-SCORES = "scores"  # FP32
-NAMES = "names"  # BYTES, UTF-8: the labels of the package that answered, so that no answer is read with another's
+INDICES = "indices"
+SCORES = "scores"
+NAMES = "names"  # UTF-8: the labels of the package that answered, so that no answer is read with another's
+
+# Detection: (N, M), best first; M is that of the image with most objects, `counts` says how many of them are real.
+# What is behind them is filled: boxes and keypoints 0, labels -1, scores 0, names empty.
+BOXES = "boxes"  # left, top, right, bottom in pixels of `images`, or of the original picture once it is known
+LABELS = "labels"
+COUNTS = "counts"
+
+# Pose: detection, and of each object its K keypoints: x, y in the same pixels, and a score from 0 to 1.
+KEYPOINTS = "keypoints"
+
+
+@dataclass(frozen=True, slots=True)
+class OutputTensor:
+    """One output as V2's metadata describes it: -1 is a side that differs from answer to answer."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+
+
+_DETECTION: Final = (
+    OutputTensor(BOXES, "FP32", (-1, -1, 4)),
+    OutputTensor(LABELS, "INT64", (-1, -1)),
+    OutputTensor(SCORES, "FP32", (-1, -1)),
+    OutputTensor(COUNTS, "INT64", (-1,)),
+    OutputTensor(NAMES, "BYTES", (-1, -1)),
+)
+OUTPUTS_OF_TASK: Final[Mapping[str, tuple[OutputTensor, ...]]] = {
+    "classification": (
+        OutputTensor(INDICES, "INT64", (-1, -1)),
+        OutputTensor(SCORES, "FP32", (-1, -1)),
+        OutputTensor(NAMES, "BYTES", (-1, -1)),
+    ),
+    "detection": _DETECTION,
+    "pose": (*_DETECTION, OutputTensor(KEYPOINTS, "FP32", (-1, -1, -1, 3))),
+}
 
 # Parameters of a request.
 PRESET_DIGEST = "preset_digest"  # which preset the tensor was prepared by
-TOP_K = "top_k"
+TOP_K = "top_k"  # most labels or objects an image
+SCORE_THRESHOLD = "score_threshold"  # objects below it are left out; classification takes no notice of it
 TIMEOUT = "timeout"  # microseconds from arrival, as Triton has it; after it nobody waits for the answer
 
 # Parameters of a response; in a request, the version names the one that is asked.

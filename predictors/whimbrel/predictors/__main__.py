@@ -33,7 +33,8 @@ def main() -> int:
         sys.stderr.write(f"{error}\n")
         return 2
     logs.configure("predictor", settings.log_level)
-    model = PredictorModel(settings.model_name, RequestLimits(settings.max_images_per_request, settings.top_k))
+    limits = RequestLimits(settings.max_images_per_request, settings.top_k, settings.score_threshold)
+    model = PredictorModel(settings.model_name, limits)
     try:
         run(model, settings, routes=repository_routes(model, settings), lifespan=lambda: serving(model, settings))
     except WhimbrelError as error:

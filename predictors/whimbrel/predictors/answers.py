@@ -1,4 +1,4 @@
-"""What the network said, as the client's protocol says it: with the labels of the package that answered."""
+"""What the network said, as the client's protocol says it."""
 
 from __future__ import annotations
 
@@ -6,46 +6,21 @@ import uuid
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from whimbrel.core.errors import ModelFailed
 from whimbrel.core.kserve_sdk import InferOutput, InferRequest, InferResponse
-from whimbrel.core.tensors import DIGEST_HEADER, INDICES, MODEL_DIGEST, MODEL_VERSION, NAMES, SCORES, VERSION_HEADER
-from whimbrel.predictors.network import Description, Outputs
-
-Tensors = dict[str, NDArray[Any]]
-DATATYPES = {INDICES: "INT64", SCORES: "FP32", NAMES: "BYTES"}
+from whimbrel.core.tensors import DIGEST_HEADER, MODEL_DIGEST, MODEL_VERSION, VERSION_HEADER
+from whimbrel.predictors.tasks.task import Task, Tensors
 
 
-def named(outputs: Outputs, top_k: int, description: Description) -> Tensors:
-    """`indices`, `scores` and `names`, each (N, top_k). Raises ModelFailed for scores that are no numbers."""
-    indices, scores = outputs[INDICES][:, :top_k], outputs[SCORES][:, :top_k]
-    finite = np.isfinite(scores).all(axis=1)
-    if not finite.all():
-        where = f" for images[{int(np.argmin(finite))}]" if len(scores) > 1 else ""
-        raise ModelFailed(f"expected finite scores of the model {description.digest}{where}, seen NaN or infinity")
-    names = np.array(description.labels, dtype=np.object_)[indices]
-    return {INDICES: indices.astype(np.int64), SCORES: scores.astype(np.float32), NAMES: names}
+def v1(task: Task, tensors: Tensors) -> dict[str, Any]:
+    return {"predictions": task.predictions(tensors)}
 
 
-def v1(tensors: Tensors) -> dict[str, Any]:
-    rows = zip(tensors[NAMES].tolist(), tensors[INDICES].tolist(), tensors[SCORES].tolist(), strict=True)
-    return {
-        "predictions": [
-            [
-                {"label": label, "index": index, "score": score}
-                for label, index, score in zip(labels, indices, scores, strict=True)
-            ]
-            for labels, indices, scores in rows
-        ]
-    }
-
-
-def v2(request: InferRequest, tensors: Tensors, model_name: str, version: str, digest: str) -> InferResponse:
+def v2(request: InferRequest, task: Task, tensors: Tensors, model_name: str, version: str) -> InferResponse:
     """In the form that the request asked for: binary tensors, or JSON; raw contents for raw contents over gRPC."""
     outputs = [
-        InferOutput(name, list(array.shape), DATATYPES[name], np.ascontiguousarray(array))
-        for name, array in tensors.items()
+        InferOutput(output.name, list(array.shape), output.datatype, np.ascontiguousarray(array))
+        for output, array in ((output, tensors[output.name]) for output in task.output_tensors)
     ]
     if request.from_grpc:  # the SDK writes arrays for REST only
         for output in outputs:
@@ -55,7 +30,7 @@ def v2(request: InferRequest, tensors: Tensors, model_name: str, version: str, d
         model_name,
         outputs,
         model_version=version,
-        parameters={MODEL_VERSION: version, MODEL_DIGEST: digest},
+        parameters={MODEL_VERSION: version, MODEL_DIGEST: task.description.digest},
         use_binary_outputs=request.use_binary_outputs,
         requested_outputs=request.request_outputs,
     )

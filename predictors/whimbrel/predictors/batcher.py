@@ -32,7 +32,8 @@ from whimbrel.core.metrics import (
 from whimbrel.predictors.batch_policy import Arrivals, BatchLimits, BatchTimes, batch_size, seconds_to_wait
 from whimbrel.predictors.device_health import DeviceHealth
 from whimbrel.predictors.network import Images, Network, Outputs
-from whimbrel.predictors.pieces import Piece, blamed, joined, pieces_of
+from whimbrel.predictors.pieces import Piece, blamed, pieces_of
+from whimbrel.predictors.tasks.task import joined
 
 LONGEST_CALL_SECONDS = 120.0
 _NICENESS = 10
@@ -88,7 +89,7 @@ class Batcher:
         self._closing = self._busy = False
 
     async def infer(self, images: Images, top_k: int, deadline: float | None = None) -> Outputs:
-        """The outputs for these images, whatever they were batched with; k is at least `top_k` (or all classes).
+        """The outputs for these images, whatever they were batched with; at least `top_k` of each where there are.
 
         `deadline` is a time of `time.monotonic`. Raises Unavailable when the queue is full, DeadlinePassed, and what
         the network raised for these very images. When the caller is cancelled or the deadline passes, what has not

@@ -1,4 +1,4 @@
-"""What a client asked for, read from V1 and V2 alike and checked against the model: images and how many labels."""
+"""What a client asked for, read from V1 and V2 alike and checked: images, and what is wanted of them."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from whimbrel.core.tensors import (
     MODEL_VERSION,
     PRESET_DIGEST,
     REQUEST_ID_HEADER,
+    SCORE_THRESHOLD,
     TIMEOUT,
     TIMEOUT_HEADER,
     TOP_K,
@@ -25,16 +26,18 @@ from whimbrel.core.tensors import (
 )
 from whimbrel.core.v2_rest import array_of_json
 from whimbrel.predictors.network import Description, Images
+from whimbrel.predictors.tasks.task import Task, Wanted
 
 _DATATYPE = "UINT8"
 
 
 @dataclass(frozen=True, slots=True)
 class RequestLimits:
-    """`top_k` is what a request gets that does not say."""
+    """`top_k` and `score_threshold` are what a request gets that does not say; without `top_k`, it is the task's."""
 
     max_images: int
-    top_k: int
+    top_k: int | None = None
+    score_threshold: float = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,46 +45,41 @@ class Asked:
     """`timeout_seconds`: how long the client waits, from the arrival of its request; None for as long as it takes."""
 
     images: Images
-    top_k: int
+    wanted: Wanted
     timeout_seconds: float | None = None
 
 
-def read_v2(request: InferRequest, description: Description, limits: RequestLimits) -> Asked:
+def read_v2(request: InferRequest, task: Task, limits: RequestLimits) -> Asked:
     """Raises InputRefused for what will never work, and PresetMismatch for another version's request."""
     parameters = to_http_parameters(request.parameters or {})
-    _check_preset_digest(parameters.get(PRESET_DIGEST), description)
+    _check_preset_digest(parameters.get(PRESET_DIGEST), task.description)
     if [entry.name for entry in request.inputs] != [IMAGES]:
         seen = ", ".join(repr(entry.name[:40]) for entry in request.inputs[:5]) or "none"
         raise InputRefused(f"expected one input {IMAGES!r}, seen {seen}")
-    return _asked(_tensor(request.inputs[0]), parameters, description, limits)
+    return _asked(_tensor(request.inputs[0]), parameters, task, limits)
 
 
-def read_v1(payload: Any, description: Description, limits: RequestLimits) -> Asked:
+def read_v1(payload: Any, task: Task, limits: RequestLimits) -> Asked:
     """`{"instances": [image, ...]}`, an image as (H, W, 3) nested lists of 0 to 255. Raises as `read_v2` does."""
     document = _json_object(payload)
     instances, parameters = document.get("instances"), document.get("parameters") or {}
     if not isinstance(instances, list) or not isinstance(parameters, dict):
         raise InputRefused('expected {"instances": [image, ...]}, an image as nested lists (H, W, 3) of 0 to 255')
-    _check_preset_digest(parameters.get(PRESET_DIGEST), description)
-    return _asked(
-        array_of_json(instances, _DATATYPE, _shape_of(instances), "instances"), parameters, description, limits
-    )
+    _check_preset_digest(parameters.get(PRESET_DIGEST), task.description)
+    return _asked(array_of_json(instances, _DATATYPE, _shape_of(instances), "instances"), parameters, task, limits)
 
 
-def _asked(
-    images: NDArray[Any], parameters: Mapping[str, Any], description: Description, limits: RequestLimits
-) -> Asked:
+def _asked(images: NDArray[Any], parameters: Mapping[str, Any], task: Task, limits: RequestLimits) -> Asked:
     if images.ndim != 4 or images.shape[3] != 3:
         raise InputRefused(f"{IMAGES}: expected the shape (N, H, W, 3), seen {images.shape}")
     if not 1 <= len(images) <= limits.max_images:
         raise InputRefused(f"{IMAGES}: expected 1 to {limits.max_images} images a request, seen {len(images)}")
-    preset = description.preset
+    preset = task.description.preset
     if images.shape[1:3] != (preset.height, preset.width):
         raise _mismatch(
-            f"images of {preset.height} x {preset.width}", f"{images.shape[1]} x {images.shape[2]}", description
+            f"images of {preset.height} x {preset.width}", f"{images.shape[1]} x {images.shape[2]}", task.description
         )
-    top_k = _top_k(parameters, limits.top_k, len(description.labels))
-    return Asked(np.ascontiguousarray(images), top_k, _timeout(parameters))
+    return Asked(np.ascontiguousarray(images), _wanted(parameters, task, limits), _timeout(parameters))
 
 
 def timeout_of(headers: Mapping[str, str]) -> float | None:
@@ -121,11 +119,14 @@ def _timeout(parameters: Mapping[str, Any]) -> float | None:
     return value / 1_000_000
 
 
-def _top_k(parameters: Mapping[str, Any], default: int, classes: int) -> int:
-    value = parameters.get(TOP_K, default)
-    if type(value) is not int or value < 1:
-        raise InputRefused(f"parameter {TOP_K}: expected an integer of at least 1, seen {str(value)[:40]!r}")
-    return min(value, classes)
+def _wanted(parameters: Mapping[str, Any], task: Task, limits: RequestLimits) -> Wanted:
+    top_k = parameters.get(TOP_K, limits.top_k or task.default_top_k)
+    if type(top_k) is not int or top_k < 1:
+        raise InputRefused(f"parameter {TOP_K}: expected an integer of at least 1, seen {str(top_k)[:40]!r}")
+    threshold = parameters.get(SCORE_THRESHOLD, limits.score_threshold)
+    if type(threshold) not in (int, float) or not 0 <= threshold <= 1:
+        raise InputRefused(f"parameter {SCORE_THRESHOLD}: expected a number from 0 to 1, seen {str(threshold)[:40]!r}")
+    return Wanted(top_k, float(threshold))
 
 
 def _check_preset_digest(seen: Any, description: Description) -> None:

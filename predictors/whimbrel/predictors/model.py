@@ -23,6 +23,7 @@ from whimbrel.predictors.inference_requests import (
 )
 from whimbrel.predictors.network import Description
 from whimbrel.predictors.residents import Resident, Residents
+from whimbrel.predictors.tasks.task import Task, Tensors
 
 CLIENT_LEFT = 499  # as nginx has it
 
@@ -69,24 +70,23 @@ class PredictorModel(Model):  # type: ignore[misc]
         count = functools.partial(self.residents.metrics.count, resident.version, live=named is None)
         with resident.in_use():
             tensors = await self._answered(payload, resident, count, (arrived, timeout_of(given)))
-        version, digest = resident.version, resident.description.digest
         if isinstance(payload, InferRequest):
-            return answers.v2(payload, tensors, self.name, version, digest)
+            return answers.v2(payload, resident.task, tensors, self.name, resident.version)
         if response_headers is not None:
-            response_headers.update(answers.headers(version, digest))
-        return answers.v1(tensors)
+            response_headers.update(answers.headers(resident.version, resident.description.digest))
+        return answers.v1(resident.task, tensors)
 
     async def _answered(
         self, payload: Any, resident: Resident, count: Callable[..., None], granted: tuple[float, float | None]
-    ) -> answers.Tensors:
+    ) -> Tensors:
         """Counted by what came of it, before the version may leave. `granted`: the arrival, and seconds from it on."""
         images, (arrived, seconds) = 1, granted
         try:
-            asked = await self._read(payload, resident.description)
+            asked = await self._read(payload, resident.task)
             images = len(asked.images)
             deadline = _deadline(arrived, asked.timeout_seconds, seconds)
-            outputs = await resident.batcher.infer(asked.images, asked.top_k, deadline)
-            tensors = answers.named(outputs, asked.top_k, resident.description)
+            outputs = await resident.batcher.infer(asked.images, asked.wanted.top_k, deadline)
+            tensors = resident.task.tensors(outputs, asked.wanted)
         except asyncio.CancelledError:
             count(status=CLIENT_LEFT, outcome="Left", images=images)
             raise
@@ -102,20 +102,28 @@ class PredictorModel(Model):  # type: ignore[misc]
         return input_types(current.description) if current else []
 
     def get_output_types(self) -> list[dict[str, Any]]:
-        return [{"name": name, "datatype": kind, "shape": [-1, -1]} for name, kind in answers.DATATYPES.items()]
+        current = self._residents.current if self._residents else None
+        return output_types(current.task) if current else []
 
-    async def _read(self, payload: Any, description: Description) -> Asked:
+    async def _read(self, payload: Any, task: Task) -> Asked:
         """Pixels as numbers in lists take longer to read than the event loop may stand still."""
         if not isinstance(payload, InferRequest):
-            return await asyncio.to_thread(read_v1, payload, description, self._limits)
+            return await asyncio.to_thread(read_v1, payload, task, self._limits)
         if any(isinstance(entry.data, list) and entry.data for entry in payload.inputs):
-            return await asyncio.to_thread(read_v2, payload, description, self._limits)
-        return read_v2(payload, description, self._limits)
+            return await asyncio.to_thread(read_v2, payload, task, self._limits)
+        return read_v2(payload, task, self._limits)
 
 
 def input_types(description: Description) -> list[dict[str, Any]]:
     preset = description.preset
     return [{"name": IMAGES, "datatype": "UINT8", "shape": [-1, preset.height, preset.width, 3]}]
+
+
+def output_types(task: Task) -> list[dict[str, Any]]:
+    return [
+        {"name": output.name, "datatype": output.datatype, "shape": list(output.shape)}
+        for output in task.output_tensors
+    ]
 
 
 def _deadline(arrived: float, *timeouts: float | None) -> float | None:

@@ -4,25 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from whimbrel.core.package import Preset
 
+if TYPE_CHECKING:
+    from whimbrel.predictors.tasks.task import Task
+
 Images = NDArray[np.uint8]  # (N, H, W, 3), RGB
-Outputs = Mapping[str, NDArray[Any]]  # by the names of the tensor contract; the first axis of each is N
+Outputs = Mapping[str, NDArray[Any]]  # by names that the task knows; the first axis of each is N
 
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """What a network is, for its clients. `digest` is the package's; `labels[i]` the name of output i."""
+    """What a network is, for its clients and its task. `digest` is the package's; `labels[i]` the name of output i."""
 
     task: str
     preset: Preset
     labels: tuple[str, ...]
     digest: str
+    keypoints: tuple[str, ...] = ()
 
 
 class Network(Protocol):
@@ -31,13 +35,16 @@ class Network(Protocol):
     @property
     def description(self) -> Description: ...
 
+    @property
+    def task(self) -> Task: ...
+
     def stage(self, parts: Sequence[Images]) -> Any:
         """The images of one batch, joined and on the device, for `infer`; runs while another batch computes."""
         ...
 
     def infer(self, images: Any, top_k: int) -> Outputs:
-        """`images`: from `stage`, or an array. Classification: `indices` int64 (N, k) and `scores` float32 (N, k),
-        best first, k = min(top_k, classes)."""
+        """`images`: from `stage`, or an array. What `Task.outputs` gives for them, with at least `top_k` labels or
+        objects an image where there are so many."""
         ...
 
     def device_computes(self) -> bool:

@@ -11,6 +11,7 @@ import numpy as np
 from whimbrel.core.package import Preset, digest_of_json
 from whimbrel.core.tensors import INDICES, SCORES
 from whimbrel.predictors.network import Description, Images, Outputs
+from whimbrel.predictors.tasks.chosen import task_of
 
 SCHEMA = "whimbrel.dev/null/v1"
 SIDE_PIXELS = 8
@@ -43,6 +44,7 @@ class NullNetwork:
             "labels": labels,
         }
         self.description = Description("classification", preset, labels, digest_of_json(manifest))
+        self.task = task_of(self.description)
         self._delay_seconds = delay_seconds
 
     def stage(self, parts: Sequence[Images]) -> Images:

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass
-
-import numpy as np
 
 from whimbrel.core.errors import ModelFailed, Unavailable, WhimbrelError
 from whimbrel.predictors import memory
@@ -47,12 +44,6 @@ def pieces_of(images: Images, top_k: int, size: int, now: float) -> list[Piece]:
     return [
         Piece(images[start : start + size], top_k, loop.create_future(), now, start, of) for start in range(0, of, size)
     ]
-
-
-def joined(parts: Sequence[Outputs]) -> Outputs:
-    if len(parts) == 1:
-        return parts[0]
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def blamed(image: Piece, error: Exception) -> WhimbrelError:

@@ -32,6 +32,7 @@ from whimbrel.predictors.device_health import DeviceHealth
 from whimbrel.predictors.network import Description
 from whimbrel.predictors.settings import PredictorSettings
 from whimbrel.predictors.sources import Located, Source
+from whimbrel.predictors.tasks.task import Task
 from whimbrel.predictors.timing import Stages
 from whimbrel.predictors.version_metrics import VersionMetrics
 from whimbrel.predictors.warm_up import warm_up
@@ -50,12 +51,16 @@ class Resident:
 
     version: str
     source: Source
-    description: Description
+    task: Task
     batcher: Batcher
     needed_bytes: int
     life: AsyncExitStack
     users: int = 0
     unused: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def description(self) -> Description:
+        return self.task.description
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
@@ -237,9 +242,9 @@ class Residents:
             )
             with self.stages.timed("warm up"):
                 beside = self.current.batcher.times if self.current is not None else None
-                await warm_up(batcher, network.description, self._settings, beside=beside)
-            description = network.description
-            return Resident(located.version, located.source, description, batcher, located.needed_bytes, life.pop_all())
+                await warm_up(batcher, network.task, self._settings, beside=beside)
+            task = network.task
+            return Resident(located.version, located.source, task, batcher, located.needed_bytes, life.pop_all())
 
     async def _shrink_cache(self) -> None:
         try:

@@ -86,7 +86,19 @@ class PredictorSettings(ModelServerSettings, S3Settings):
     )
     max_queued_images: int = Field(default=1024, ge=1, le=1_000_000, description="images waiting; above it 503")
     max_images_per_request: int = Field(default=256, ge=1, le=65536, description="images in one request; above it 400")
-    top_k: int = Field(default=5, ge=1, le=100_000, description="labels an image where the request does not say")
+    top_k: int | None = Field(
+        default=None,
+        ge=1,
+        le=100_000,
+        description="labels or objects an image where the request does not say; absent: the task's own, 5 labels",
+    )
+    score_threshold: float = Field(
+        default=0.5, ge=0, le=1, description="objects below it are left out where the request does not say"
+    )
+    allowed_tasks: Annotated[CommaSeparated, BeforeValidator(split_commas)] = Field(
+        default=(),
+        description="installed tasks that packages may name, entry points of the group whimbrel.tasks, by commas",
+    )
 
     @property
     def batch_limits(self) -> BatchLimits:

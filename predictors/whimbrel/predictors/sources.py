@@ -186,4 +186,6 @@ def _torch_network(package: Package, settings: PredictorSettings) -> Network:
 
     if settings.torch_threads is not None:
         torch.set_num_threads(settings.torch_threads)
-    return torch_network.load(package, torch_network.choose_device(settings.device))
+    return torch_network.load(
+        package, torch_network.choose_device(settings.device), allowed_tasks=settings.allowed_tasks
+    )

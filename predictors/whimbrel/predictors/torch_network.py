@@ -1,4 +1,4 @@
-"""A network that torch computes: built from a verified package, normalised and ranked on its device."""
+"""A network that torch computes: built from a verified package, its images normalised, its output read by its task."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from safetensors import SafetensorError
 from torch.overrides import TorchFunctionMode
 
 from whimbrel.core import pt2
-from whimbrel.core.errors import ModelFailed, PackageRefused, SettingsError
+from whimbrel.core.errors import PackageRefused, SettingsError
 from whimbrel.core.package import EXPORTED_ARCHITECTURE, Manifest, Package
-from whimbrel.core.tensors import INDICES, SCORES
 from whimbrel.predictors import memory
 from whimbrel.predictors.network import Description, Images, Outputs
+from whimbrel.predictors.tasks.chosen import task_of
+from whimbrel.predictors.tasks.task import Task
 
 
 def choose_device(name: str) -> torch.device:
@@ -32,25 +33,24 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def load(package: Package, device: torch.device) -> TorchNetwork:
+def load(package: Package, device: torch.device, *, allowed_tasks: Sequence[str] = ()) -> TorchNetwork:
     """Raises PackageRefused for weights that do not fit the architecture, and for what could run foreign code."""
     manifest = package.manifest
-    if manifest.task != "classification":
-        raise PackageRefused(f"expected a model package for classification, seen {manifest.task}")
+    task = task_of(Description(manifest.task, manifest.preset, manifest.labels, package.digest), allowed_tasks)
     module = _exported(package, device) if manifest.architecture == EXPORTED_ARCHITECTURE else _built(package, device)
-    return TorchNetwork(module, manifest, package.digest, device)
+    return TorchNetwork(module, task, device)
 
 
 class TorchNetwork:
-    """`module`: (N, 3, H, W) normalised floats to (N, classes) logits."""
+    """`module`: (N, 3, H, W) normalised floats to what `task` reads; of classification, (N, classes) logits."""
 
-    def __init__(self, module: Any, manifest: Manifest, digest: str, device: torch.device) -> None:
-        self.description = Description(manifest.task, manifest.preset, manifest.labels, digest)
+    def __init__(self, module: Any, task: Task, device: torch.device) -> None:
+        self.description, self.task = task.description, task
         self._module, self._device = module, device
         self._dtype = next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.float32)
         # (3,) -> (1, 3, 1, 1); x/255 then (x - mean)/std, as the preset says
-        self._mean = torch.tensor(manifest.preset.mean, device=device).view(1, 3, 1, 1)
-        self._std = torch.tensor(manifest.preset.std, device=device).view(1, 3, 1, 1)
+        self._mean = torch.tensor(task.description.preset.mean, device=device).view(1, 3, 1, 1)
+        self._std = torch.tensor(task.description.preset.std, device=device).view(1, 3, 1, 1)
         self._copies: Any = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
 
     def stage(self, parts: Sequence[Images]) -> torch.Tensor:
@@ -67,13 +67,7 @@ class TorchNetwork:
 
     @torch.inference_mode()
     def infer(self, images: torch.Tensor | Images, top_k: int) -> Outputs:
-        logits = self._module(self._normalised(images))
-        classes = len(self.description.labels)
-        if not isinstance(logits, torch.Tensor) or logits.shape != (len(images), classes):
-            seen = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
-            raise ModelFailed(f"expected a network with output ({len(images)}, {classes}), seen {seen}")
-        scores, indices = logits.float().softmax(dim=1).topk(min(top_k, classes), dim=1)
-        return {INDICES: indices.cpu().numpy(), SCORES: scores.cpu().numpy()}
+        return self.task.outputs(self._module(self._normalised(images)), len(images), top_k)
 
     def device_computes(self) -> bool:
         """After a CUDA error that sticks, every later call of this process fails too."""

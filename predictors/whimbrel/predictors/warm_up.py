@@ -11,15 +11,15 @@ from whimbrel.core.errors import ModelFailed, WhimbrelError
 from whimbrel.predictors import batch_policy
 from whimbrel.predictors.batch_policy import BatchLimits, BatchTimes
 from whimbrel.predictors.batcher import Batcher
-from whimbrel.predictors.network import Description
 from whimbrel.predictors.settings import PredictorSettings
+from whimbrel.predictors.tasks.task import Task
 
 PAUSE = 3  # beside another version: a quarter of the device for the warm-up, the rest for the requests
 LONGEST_SECONDS = 0.05  # beside another version: how long a batch may hold up its requests, one image alone excepted
 
 
 async def warm_up(
-    batcher: Batcher, description: Description, settings: PredictorSettings, *, beside: BatchTimes | None = None
+    batcher: Batcher, task: Task, settings: PredictorSettings, *, beside: BatchTimes | None = None
 ) -> None:
     """One image first, its time not counted; then each doubling that pays, for `warm_up_seconds`.
 
@@ -31,7 +31,7 @@ async def warm_up(
     async def compute(size: int, *, count: bool = True) -> None:
         nonlocal left
         began = time.monotonic()
-        await _compute(batcher, description, size, settings.top_k, count=count)
+        await _compute(batcher, task, size, settings.top_k, count=count)
         seconds = time.monotonic() - began
         left -= seconds
         if beside is not None:
@@ -59,11 +59,13 @@ def is_wanted(times: BatchTimes, limits: BatchLimits, size: int, beside: BatchTi
     return size <= batch_policy.batch_size(times, limits) and times.seconds(size) <= LONGEST_SECONDS
 
 
-async def _compute(batcher: Batcher, description: Description, size: int, top_k: int, *, count: bool) -> None:
-    preset = description.preset
+async def _compute(batcher: Batcher, task: Task, size: int, top_k: int | None, *, count: bool) -> None:
+    preset, most = task.description.preset, top_k or task.default_top_k
     try:
-        await batcher.measure(np.zeros((size, preset.height, preset.width, 3), np.uint8), top_k, count=count)
+        await batcher.measure(np.zeros((size, preset.height, preset.width, 3), np.uint8), most, count=count)
     except WhimbrelError:
         raise
     except Exception as error:
-        raise ModelFailed(f"expected the model {description.digest} to compute a batch of {size}; {error}") from error
+        raise ModelFailed(
+            f"expected the model {task.description.digest} to compute a batch of {size}; {error}"
+        ) from error
