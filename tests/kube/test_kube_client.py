@@ -82,12 +82,12 @@ async def test_a_field_that_nobody_knows_is_refused_by_its_path(cluster: Client,
 
 
 async def test_what_is_taken_but_not_enforced_is_a_warning(cluster: Client, namespace: str) -> None:
-    found = inference_service("warned", automountServiceAccountToken=False)
+    found = inference_service("warned", enableServiceLinks=False)
     found["metadata"]["namespace"] = namespace
 
     answer = await cluster.apply(found)
 
-    assert any("spec.predictor.automountServiceAccountToken" in warning for warning in answer.warnings)
+    assert any("spec.predictor.enableServiceLinks" in warning for warning in answer.warnings)
 
 
 async def test_a_kind_that_the_server_lacks(cluster: Client) -> None:

@@ -167,10 +167,10 @@ def test_unknown_fields_are_refused_warned_of_or_dropped_as_asked(client: httpx.
 
 
 def test_what_is_not_enforced_is_warned_of(client: httpx.Client) -> None:
-    answer = client.post(ISVCS, json=inference_service("warned", automountServiceAccountToken=False))
+    answer = client.post(ISVCS, json=inference_service("warned", enableServiceLinks=False))
     assert answer.headers["warning"] == (
         "299 - \"InferenceService 'warned': accepted, but not enforced on one machine: "
-        'spec.predictor.automountServiceAccountToken"'
+        'spec.predictor.enableServiceLinks"'
     )
 
 

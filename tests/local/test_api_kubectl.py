@@ -56,10 +56,10 @@ def test_the_local_manifests_come_and_go(api: KubernetesApi) -> None:
 
 
 def test_warnings_and_refusals_are_printed(api: KubernetesApi) -> None:
-    found = inference_service("warned", automountServiceAccountToken=False)
+    found = inference_service("warned", enableServiceLinks=False)
     ended = api.kubectl("apply", "-f", "-", given=json.dumps(found))
     expected = "Warning: InferenceService 'warned': accepted, but not enforced on one machine: "
-    assert expected + "spec.predictor.automountServiceAccountToken" in ended.stderr
+    assert expected + "spec.predictor.enableServiceLinks" in ended.stderr
     error = api.refused("apply", "-f", "-", given=json.dumps(inference_service("wrong", minReplcas=1)))
     assert "not supported on one machine: spec.predictor.minReplcas" in error
     assert 'inferenceservices.serving.kserve.io "wrong" not found' in api.refused("get", "isvc", "wrong")

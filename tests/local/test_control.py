@@ -27,7 +27,8 @@ from whimbrel.local.api.storage import Storage
 from whimbrel.local.applying import apply
 from whimbrel.local.control import names, pods
 from whimbrel.local.control.door import verdict
-from whimbrel.local.control.passes import Facts, Outcome, run
+from whimbrel.local.control.outcome import Facts, Outcome
+from whimbrel.local.control.passes import run
 from whimbrel.local.control.pods import Seen
 from whimbrel.local.control.routing import RoutePlan
 from whimbrel.local.control.world import World

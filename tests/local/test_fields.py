@@ -76,7 +76,7 @@ def test_what_is_not_honoured_is_refused_by_its_path(
 @pytest.mark.parametrize(
     "found",
     [
-        {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "a"}},
+        {"apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": {"name": "a"}},
         {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "a"}},  # the core one
     ],
 )

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from whimbrel.local.autoscaling import Scaling
-from whimbrel.local.control.passes import RevisionPlan
+from whimbrel.local.control.outcome import RevisionPlan
 from whimbrel.local.control.scaler import Scaler
 from whimbrel.local.ingress.replicas import Overflow
 from whimbrel.local.processes import Address

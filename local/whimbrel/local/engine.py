@@ -48,7 +48,7 @@ from whimbrel.local.workload import Workload
 logger = logging.getLogger(__name__)
 
 _POLL_SECONDS = 0.05
-_SERVICES = ("Revision",)
+_SERVICES = ("Revision", "Deployment")
 _SOURCES = ("ContainerSource",)
 _SETTINGS_DIGEST = "whimbrel.dev/engine-settings-digest"
 _STORE_AGAIN_SECONDS = 2.0
@@ -209,6 +209,7 @@ class Engine:
             scaler=self._scaler,
             broker=self._broker,
             machine=self._machine,
+            kubeconfig=self.kubeconfig,
             limits=limits,
             prepare=self._prepare,
             followed=self._followed,

@@ -19,6 +19,7 @@ API_VERSIONS = {
     "Trigger": "eventing.knative.dev/v1",
     "ContainerSource": "sources.knative.dev/v1",
     "SinkBinding": "sources.knative.dev/v1",
+    "Deployment": "apps/v1",
     "ServingRuntime": "serving.kserve.io/v1alpha1",
     "ClusterServingRuntime": "serving.kserve.io/v1alpha1",
     "ModelRollout": "rollout.whimbrel.dev/v1",
@@ -33,6 +34,7 @@ API_VERSIONS = {
     "PodDisruptionBudget": "policy/v1",
     "ClusterStorageContainer": "serving.kserve.io/v1alpha1",
     "PrometheusRule": "monitoring.coreos.com/v1",
+    "CustomResourceDefinition": "apiextensions.k8s.io/v1",
 }
 
 _METADATA = ("metadata.name", "metadata.namespace", "metadata.labels", "metadata.annotations")
@@ -50,8 +52,13 @@ _CONTAINER_NOT_ENFORCED = (
     *("terminationMessagePath", "terminationMessagePolicy", "readinessProbe.tcpSocket"),
 )
 
+# Of the pods that Knative Serving does not make: it refuses both.
+_PLAIN_CONTAINER_HONOURED = ("env[].valueFrom.fieldRef",)
+_PLAIN_CONTAINER_NOT_ENFORCED = ("lifecycle",)
+
+_POD_HONOURED = ("automountServiceAccountToken",)  # true: it is given KUBECONFIG
 _POD_NOT_ENFORCED = (
-    *("automountServiceAccountToken", "enableServiceLinks", "serviceAccountName"),
+    *("enableServiceLinks", "serviceAccountName"),
     *("terminationGracePeriodSeconds", "volumes[].name", "volumes[].emptyDir"),
 )
 
@@ -77,11 +84,19 @@ def _under(prefix: str, *fields: str) -> tuple[str, ...]:
 
 
 def _pod(prefix: str) -> tuple[str, ...]:
-    return _under(f"{prefix}.containers[]", *_CONTAINER_HONOURED)
+    return _under(f"{prefix}.containers[]", *_CONTAINER_HONOURED) + _under(prefix, *_POD_HONOURED)
 
 
 def _pod_not_enforced(prefix: str) -> tuple[str, ...]:
     return _under(f"{prefix}.containers[]", *_CONTAINER_NOT_ENFORCED) + _under(prefix, *_POD_NOT_ENFORCED)
+
+
+def _plain_pod(prefix: str) -> tuple[str, ...]:
+    return _pod(prefix) + _under(f"{prefix}.containers[]", *_PLAIN_CONTAINER_HONOURED)
+
+
+def _plain_pod_not_enforced(prefix: str) -> tuple[str, ...]:
+    return _pod_not_enforced(prefix) + _under(f"{prefix}.containers[]", *_PLAIN_CONTAINER_NOT_ENFORCED)
 
 
 _COMPONENTS = ("spec.predictor", "spec.transformer")
@@ -97,6 +112,7 @@ _STORED: dict[str, tuple[str, ...]] = {
     "PodDisruptionBudget": ("spec",),
     "ClusterStorageContainer": ("spec", "workloadType", "disabled"),
     "PrometheusRule": ("spec",),
+    "CustomResourceDefinition": ("spec",),
 }
 
 HONOURED: dict[str, tuple[str, ...]] = {
@@ -117,7 +133,7 @@ HONOURED: dict[str, tuple[str, ...]] = {
         *_under("spec.subscriber", *_REFERENCE),
     ),
     "ContainerSource": (
-        *_pod("spec.template.spec"),
+        *_plain_pod("spec.template.spec"),
         *_under("spec.template.metadata", "labels", "annotations"),
         *_under("spec.sink", *_REFERENCE),
         "spec.ceOverrides.extensions",
@@ -126,6 +142,12 @@ HONOURED: dict[str, tuple[str, ...]] = {
         *_under("spec.sink", *_REFERENCE),
         "spec.ceOverrides.extensions",
         *_under("spec.subject", "apiVersion", "kind", "name", "selector.matchLabels"),
+    ),
+    "Deployment": (
+        *_plain_pod("spec.template.spec"),
+        *_under("spec.template.metadata", "labels", "annotations"),
+        *_under("spec", "replicas", "selector.matchLabels", "progressDeadlineSeconds"),
+        *_under("spec.strategy", "type", "rollingUpdate.maxSurge", "rollingUpdate.maxUnavailable"),
     ),
     "ServingRuntime": (*_pod("spec"), *_under("spec", *_RUNTIME_HONOURED)),
     "ClusterServingRuntime": (*_pod("spec"), *_under("spec", *_RUNTIME_HONOURED)),
@@ -147,8 +169,9 @@ NOT_ENFORCED: dict[str, tuple[str, ...]] = {
     "Service": (*_pod_not_enforced("spec.template.spec"), "spec.template.spec.responseStartTimeoutSeconds"),
     "Broker": (),
     "Trigger": (),
-    "ContainerSource": _pod_not_enforced("spec.template.spec"),
+    "ContainerSource": _plain_pod_not_enforced("spec.template.spec"),
     "SinkBinding": (),
+    "Deployment": (*_plain_pod_not_enforced("spec.template.spec"), "spec.minReadySeconds", "spec.revisionHistoryLimit"),
     "ServingRuntime": (*_pod_not_enforced("spec"), "spec.annotations", "spec.labels"),
     "ClusterServingRuntime": (*_pod_not_enforced("spec"), "spec.annotations", "spec.labels"),
     "ModelRollout": (),

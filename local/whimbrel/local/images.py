@@ -5,7 +5,7 @@ from __future__ import annotations
 from whimbrel.core.errors import InputRefused
 
 _REPOSITORY = "whimbrel"
-ROOMS = ("predictors", "transformers", "eventing")
+ROOMS = ("predictors", "transformers", "eventing", "mlflow")
 
 
 def module(image: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -10,6 +11,7 @@ from pydantic.alias_generators import to_camel
 from whimbrel.core.errors import InputRefused
 
 LONGEST_TIMEOUT_SECONDS = 600
+MOST_REPLICAS = 32  # of a Deployment, which runs as many as it says
 
 
 class _Value(BaseModel):
@@ -31,14 +33,19 @@ class _KeyReference(_NameReference):
     key: str
 
 
+class _FieldReference(_Value):
+    field_path: Literal["metadata.name", "metadata.namespace", "metadata.uid", "spec.nodeName", "status.podIP"]
+
+
 class _ValueFrom(_Value):
     config_map_key_ref: _KeyReference | None = None
     secret_key_ref: _KeyReference | None = None
+    field_ref: _FieldReference | None = None
 
     @model_validator(mode="after")
     def _one(self) -> _ValueFrom:
-        if (self.config_map_key_ref is None) == (self.secret_key_ref is None):
-            raise ValueError("expected configMapKeyRef or secretKeyRef")
+        if sum(each is not None for each in (self.config_map_key_ref, self.secret_key_ref, self.field_ref)) != 1:
+            raise ValueError("expected one of configMapKeyRef, secretKeyRef and fieldRef")
         return self
 
 
@@ -222,6 +229,50 @@ class _ContainerSourceSpec(_Value):
     ce_overrides: _CeOverrides | None = None
 
 
+def _is_count_or_share(value: int | str) -> int | str:
+    if isinstance(value, str) and not re.fullmatch(r"\d{1,3}%", value):
+        raise ValueError(f"expected a number or a percentage as '25%', seen {value!r:.40}")
+    return value
+
+
+_CountOrShare = Annotated[Annotated[int, Field(ge=0)] | str, AfterValidator(_is_count_or_share)]
+
+
+class _RollingUpdate(_Value):
+    max_surge: _CountOrShare | None = None
+    max_unavailable: _CountOrShare | None = None
+
+
+class _Strategy(_Value):
+    type: Literal["RollingUpdate", "Recreate"] = "RollingUpdate"
+    rolling_update: _RollingUpdate | None = None
+
+    @model_validator(mode="after")
+    def _fitting(self) -> _Strategy:
+        if self.type == "Recreate" and self.rolling_update is not None:
+            raise ValueError("expected no rollingUpdate with the type Recreate")
+        return self
+
+
+class _Selector(_Value):
+    match_labels: dict[str, str] = Field(min_length=1)
+
+
+class _DeploymentSpec(_Value):
+    replicas: int = Field(default=1, ge=0, le=MOST_REPLICAS)
+    selector: _Selector
+    template: _PodTemplate
+    strategy: _Strategy | None = None
+    progress_deadline_seconds: int = Field(default=600, ge=1)
+
+    @model_validator(mode="after")
+    def _selects_its_own(self) -> _DeploymentSpec:
+        labels = (self.template.metadata and self.template.metadata.labels) or {}
+        if not self.selector.match_labels.items() <= labels.items():
+            raise ValueError("selector.matchLabels: expected labels of its own template")
+        return self
+
+
 class _Subject(_Value):
     api_version: str
     kind: Literal["Service"]
@@ -270,6 +321,10 @@ class _SinkBinding(_Named):
     spec: _SinkBindingSpec
 
 
+class _Deployment(_Named):
+    spec: _DeploymentSpec
+
+
 class _Runtime(_Named):
     spec: _RuntimeSpec
 
@@ -285,6 +340,7 @@ _SHAPES: dict[str, type[BaseModel]] = {
     "Trigger": _Trigger,
     "ContainerSource": _ContainerSource,
     "SinkBinding": _SinkBinding,
+    "Deployment": _Deployment,
     "ServingRuntime": _Runtime,
     "ClusterServingRuntime": _Runtime,
     "ConfigMap": _ConfigMap,

@@ -27,9 +27,11 @@ from whimbrel.local.api.faults import (
     Unauthorized,
 )
 from whimbrel.local.api.kinds import POD
+from whimbrel.local.api.metadata import Object
 from whimbrel.local.api.paths import Target, parse
 from whimbrel.local.api.pod_logs import PodLogs
 from whimbrel.local.api.resources import Answer, Resources
+from whimbrel.local.api.scale import SCALE, SCALED
 from whimbrel.local.api.settings import ApiSettings
 from whimbrel.local.api.storage import Storage
 from whimbrel.local.api.watch_stream import WatchStream
@@ -124,6 +126,8 @@ class Api:
             return await self._about(request, path)
         if target.subresource == "log" and target.kind is POD:
             return await self._log(request, target)
+        if target.subresource == "scale" and target.kind in SCALED:
+            return await self._scale(request, target)
         if target.subresource not in (None, "status"):
             raise NotFound(f"{target.subresource} of {target.kind.resource} is not served on one machine")
         verb = _VERBS.get(request.method)
@@ -194,6 +198,19 @@ class Api:
                 raise BadRequest("fieldManager: expected a name, as server-side apply needs one")
             return await _on_thread(self._resources.apply, target, form, given, wanted)
         return await _on_thread(self._resources.patch, target, form, form_of_patch, given, wanted)
+
+    async def _scale(self, request: Request, target: Target) -> Response:
+        if request.method == "GET":
+            return await _on_thread(self._resources.scale, target)
+        if request.method not in ("PUT", "PATCH"):
+            raise MethodNotAllowed(f"expected one of GET, PUT, PATCH, seen {request.method}")
+        form_of_patch = bodies.media_type(request)
+        given, wanted, _ = await self._written(request)
+
+        def change(scale: Object) -> Object:
+            return given if request.method == "PUT" else patches.applied(SCALE, form_of_patch, scale, given)
+
+        return await _on_thread(self._resources.rescale, target, change, wanted)
 
     async def _delete(self, request: Request, target: Target) -> Response:
         body = await bodies.read(request, self._settings.api_max_body_bytes)

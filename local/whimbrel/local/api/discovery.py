@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from whimbrel.local.api.kinds import KINDS, POD, Kind
+from whimbrel.local.api.scale import SCALE, SCALED
 
 VERSION = {"major": "1", "minor": "32", "gitVersion": "v1.32.0+whimbrel", "platform": "one-machine"}
 
@@ -77,6 +78,9 @@ def _resources(kind: Kind) -> list[dict[str, Any]]:
     found = [{**base, "verbs": _VERBS, **names}]
     if kind.has_status:
         found.append({**base, "name": f"{kind.plural}/status", "singularName": "", "verbs": ["get", "patch", "update"]})
+    if kind in SCALED:
+        of_scale = {"group": SCALE.group, "version": SCALE.version, "kind": SCALE.kind}
+        found.append({**found[-1], "name": f"{kind.plural}/scale", **of_scale})
     if kind is POD:
         found.append({**base, "name": "pods/log", "singularName": "", "verbs": ["get"]})
     return found

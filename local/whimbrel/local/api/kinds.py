@@ -257,13 +257,19 @@ PROMETHEUS_RULE = Kind(
     has_status=False,
     columns=(AGE,),
 )
+CUSTOM_RESOURCE_DEFINITION = Kind(
+    *("apiextensions.k8s.io", "v1", "CustomResourceDefinition", "customresourcedefinitions", ("crd", "crds")),
+    namespaced=False,
+    has_status=False,
+    columns=(Column("Created At", ".metadata.creationTimestamp"),),
+)
 
 KINDS: tuple[Kind, ...] = (
     *(NAMESPACE, POD, SERVICE, CONFIG_MAP, SECRET, SERVICE_ACCOUNT, EVENT, PERSISTENT_VOLUME_CLAIM),
     *(DEPLOYMENT, ROLE, ROLE_BINDING, CLUSTER_ROLE, CLUSTER_ROLE_BINDING, NETWORK_POLICY, POD_DISRUPTION_BUDGET),
     *(LEASE, INFERENCE_SERVICE, SERVING_RUNTIME, CLUSTER_SERVING_RUNTIME, CLUSTER_STORAGE_CONTAINER),
     *(KNATIVE_SERVICE, CONFIGURATION, ROUTE, REVISION, BROKER, TRIGGER, CONTAINER_SOURCE, SINK_BINDING),
-    *(MODEL_ROLLOUT, PROMETHEUS_RULE),
+    *(MODEL_ROLLOUT, PROMETHEUS_RULE, CUSTOM_RESOURCE_DEFINITION),
 )
 
 _BY_PLURAL = {(kind.group, kind.version, kind.plural): kind for kind in KINDS}

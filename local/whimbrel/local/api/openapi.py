@@ -20,10 +20,13 @@ _INTEGERS = frozenset(
     (
         *("minReplicas", "maxReplicas", "scaleTarget", "containerConcurrency", "timeout", "timeoutSeconds", "retry"),
         *("canaryTrafficPercent", "containerPort", "periodSeconds", "failureThreshold", "replicas", "percent"),
+        *("progressDeadlineSeconds", "minReadySeconds", "revisionHistoryLimit"),
     )
 )
 _BOOLEANS = frozenset(("automountServiceAccountToken", "enableServiceLinks"))
-_MAPS = frozenset(("labels", "annotations", "attributes", "extensions", "data", "stringData", "emptyDir", "resources"))
+_MAPS = frozenset(
+    ("labels", "annotations", "attributes", "extensions", "matchLabels", "data", "stringData", "emptyDir", "resources")
+)
 _LISTS = frozenset(("args", "command", "envFrom", "volumeMounts", "filters", "rules"))
 _HONOURED, _NOT_ENFORCED = "Honoured on one machine.", "Accepted, but not enforced on one machine."
 _PARTLY = "Known by the fields below; all others are refused."

@@ -6,7 +6,7 @@ Blocking: the application runs each on a thread.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from whimbrel.local.api import admission, ownership, patches, tables
@@ -14,6 +14,7 @@ from whimbrel.local.api.faults import BadRequest, Gone, MethodNotAllowed, NotFou
 from whimbrel.local.api.metadata import Object
 from whimbrel.local.api.options import DeleteOptions, ListOptions, WriteOptions, continuation
 from whimbrel.local.api.paths import Target
+from whimbrel.local.api.scale import scale_of, with_scale
 from whimbrel.local.api.storage import Storage
 from whimbrel.local.api.tables import Form
 
@@ -88,6 +89,16 @@ class Resources:
         new = ownership.applied(None, accepted, manager, force=options.force)
         created = self.storage.create(target.kind, new, dry_run=options.dry_run)
         return Answer(tables.one(target.kind, form, created), 201, _told(target, created, warnings))
+
+    def scale(self, target: Target) -> Answer:
+        found = self.storage.get(target.kind, target.namespace, target.name or "")
+        return Answer(scale_of(found))
+
+    def rescale(self, target: Target, change: Callable[[Object], Object], options: WriteOptions) -> Answer:
+        """`change` makes the wanted Scale of the present one."""
+        whole = replace(target, subresource=None)
+        changed = self._change(whole, Form(), options, lambda found: with_scale(found, change(scale_of(found))))
+        return replace(changed, body=scale_of(changed.body))
 
     def delete(self, target: Target, options: DeleteOptions) -> Answer:
         name = _name(target)

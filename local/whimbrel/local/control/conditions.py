@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, Literal
 
 Status = Literal["True", "False", "Unknown"]
@@ -55,6 +56,11 @@ def read(found: Any, type_: str) -> Condition:
         if each["type"] == type_:
             return Condition(type_, each["status"], each.get("reason", ""), each.get("message", ""))
     return Condition(type_, "Unknown")
+
+
+def written_time(now: datetime) -> str:
+    """As Kubernetes writes times."""
+    return now.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def is_ready(found: Any) -> bool:

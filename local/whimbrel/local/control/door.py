@@ -8,6 +8,7 @@ from typing import Any
 
 from whimbrel.core.errors import InputRefused, SettingsError
 from whimbrel.local import fields, shapes
+from whimbrel.local.api.kinds import KINDS
 from whimbrel.local.api.metadata import Object
 from whimbrel.local.autoscaling import read_scaling
 from whimbrel.local.broker.config import parse_config
@@ -15,8 +16,7 @@ from whimbrel.local.control import names, pods
 
 # Made by the engine, and what a cluster runs and this engine does not.
 _NOT_APPLIED = {
-    "Pod": "pods are made for InferenceServices, Knative Services and ContainerSources",
-    "Deployment": "give it as a Knative Service or a ContainerSource",
+    "Pod": "pods are made for InferenceServices, Knative Services, ContainerSources and Deployments",
     "Configuration": "apply a Knative Service",
     "Route": "apply a Knative Service",
     "Revision": "apply a Knative Service",
@@ -42,6 +42,7 @@ def verdict(found: Object) -> fields.Verdict:
         except InputRefused as error:
             raise InputRefused(f"{path}: {error}") from None
     _check_delivery(found)
+    _check_is_served(found)
     return judged
 
 
@@ -53,11 +54,20 @@ def _containers(found: Object) -> Iterator[tuple[str, dict[str, Any], dict[str, 
             part = spec.get(component) or {}
             for container in part.get("containers") or ():
                 yield f"spec.{component}.containers[0]", container, own | dict(part.get("annotations") or {})
-    elif found["kind"] in ("Service", "ContainerSource"):
+    elif found["kind"] in ("Service", "ContainerSource", "Deployment"):
         template = spec["template"]
         yield "spec.template.spec.containers[0]", template["spec"]["containers"][0], names.annotations_of(template)
     elif found["kind"] in ("ServingRuntime", "ClusterServingRuntime"):
         yield "spec.containers[0]", spec["containers"][0], own
+
+
+def _check_is_served(found: Object) -> None:
+    """What a cluster needs comes with the definition of a kind that is served here anyway; no other kind is."""
+    if found["kind"] != "CustomResourceDefinition":
+        return
+    name = str(found["metadata"].get("name"))
+    if not any(kind.resource == name for kind in KINDS):
+        raise InputRefused(f"expected the definition of a kind that is served here, seen {name!r:.120}")
 
 
 def _check_delivery(found: Object) -> None:

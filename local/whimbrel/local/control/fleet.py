@@ -25,6 +25,7 @@ _LOGS_KEPT = 100  # of pods that are gone
 @dataclass(eq=False)
 class _Running:
     uid: str
+    owner: str  # its uid
     kind: str  # of its owner
     shown: str  # the kind that a user applied
     service: str  # how the status calls it
@@ -43,7 +44,7 @@ class Fleet:
         self._running: dict[Key, _Running] = {}
         self._faults: dict[Key, str] = {}
         self._restarts_gone: dict[str, int] = {}
-        self._leaving: set[asyncio.Task[None]] = set()
+        self._ending: dict[asyncio.Task[None], str] = {}  # with the uid of their pods' owner
 
     def follow(
         self,
@@ -78,7 +79,11 @@ class Fleet:
         """End the processes of owners of these kinds, and wait for those that are ending."""
         for key in [key for key, running in self._running.items() if running.kind in kinds]:
             self._let_go(key)
-        await asyncio.gather(*self._leaving)
+        await asyncio.gather(*self._ending)
+
+    def ending(self) -> frozenset[str]:
+        """The uids of owners with a process that has not ended though its pod is gone."""
+        return frozenset(self._ending.values())
 
     def _start(
         self,
@@ -98,11 +103,11 @@ class Fleet:
             return
         self._faults.pop(key, None)
         labels = names.labels_of(pod)
-        owner = labels.get(names.SERVICE_LABEL) or pod["metadata"]["ownerReferences"][0]["name"]
+        owner = pod["metadata"]["ownerReferences"][0]
         process = Supervised(workload, self._place, changed=lambda: self._follow_readiness(key))
-        service = names.qualified(owner, key[0])
-        shown = _shown(kind, labels)
-        self._running[key] = _Running(pod["metadata"]["uid"], kind, shown, service, process, replicas_of(pod))
+        service = names.qualified(labels.get(names.SERVICE_LABEL) or owner["name"], key[0])
+        uids, shown = (pod["metadata"]["uid"], owner["uid"]), _shown(kind, labels)
+        self._running[key] = _Running(*uids, kind, shown, service, process, replicas_of(pod))
         process.start()
 
     def _follow_readiness(self, key: Key) -> None:
@@ -120,9 +125,13 @@ class Fleet:
         running = self._running.pop(key)
         gone = self._restarts_gone.get(running.service, 0)
         self._restarts_gone[running.service] = gone + running.process.restarts
-        leaving = asyncio.create_task(self._end(running), name=f"end {key[1]}")
-        self._leaving.add(leaving)
-        leaving.add_done_callback(self._leaving.discard)
+        ending = asyncio.create_task(self._end(running), name=f"end {key[1]}")
+        self._ending[ending] = running.owner
+        ending.add_done_callback(self._forget)
+
+    def _forget(self, ended: asyncio.Task[None]) -> None:
+        del self._ending[ended]
+        self._changed()
 
     async def _end(self, running: _Running) -> None:
         """What it was given is answered first."""
@@ -132,11 +141,10 @@ class Fleet:
         finally:
             await running.process.stop()
             self._prune_logs()
-            self._changed()
 
     def _prune_logs(self) -> None:
         used = {self._place.log(running.process.workload.name) for running in self._running.values()}
-        gone = [path for path in self._place.state.glob("logs/*-deployment-*.log*") if path not in used]
+        gone = [path for path in self._place.state.glob("logs/*-?????.log*") if path not in used]
         for path in sorted(gone, key=lambda each: each.stat().st_mtime)[:-_LOGS_KEPT]:
             path.unlink(missing_ok=True)
 

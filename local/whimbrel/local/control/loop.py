@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 
 from whimbrel.local.api import kinds
 from whimbrel.local.api.metadata import Object
@@ -15,7 +16,8 @@ from whimbrel.local.control import names, pods
 from whimbrel.local.control.broker_process import BrokerProcess
 from whimbrel.local.control.fleet import Fleet
 from whimbrel.local.control.fronts import Fronts
-from whimbrel.local.control.passes import Facts, Outcome, run
+from whimbrel.local.control.outcome import Facts, Outcome
+from whimbrel.local.control.passes import run
 from whimbrel.local.control.recorder import Recorder
 from whimbrel.local.control.scaler import Scaler
 from whimbrel.local.control.world import World
@@ -47,12 +49,13 @@ class Controllers:
         scaler: Scaler,
         broker: BrokerProcess,
         machine: Mapping[str, str],
+        kubeconfig: Path,
         limits: Limits,
         prepare: Callable[[World], None],
         followed: Callable[[World], None],
     ) -> None:
         self._storage, self._fleet, self._fronts, self._scaler, self._broker = storage, fleet, fronts, scaler, broker
-        self._machine, self._limits = machine, limits
+        self._machine, self._kubeconfig, self._limits = machine, kubeconfig, limits
         self._prepare, self._followed = prepare, followed
         self._recorder = Recorder(storage)
         self._due = asyncio.Event()
@@ -103,6 +106,7 @@ class Controllers:
             stable_seconds=self._limits.stable_seconds,
             most_replicas=self._limits.most_replicas,
             now=datetime.now(UTC),
+            ending=self._fleet.ending(),
         )
         version, world, outcome = await asyncio.to_thread(self._pass, facts)
         self._scaler.follow(outcome.revisions)
@@ -139,7 +143,9 @@ class Controllers:
         return found
 
     def _workload(self, pod: Object, kind: str) -> Workload:
-        return pods.workload(pod, kind, self._values, self._address, self._machine)
+        # Where a cluster would mount the token of a service account; there are no roles here.
+        access = {"KUBECONFIG": str(self._kubeconfig)} if pod["spec"].get("automountServiceAccountToken") else {}
+        return pods.workload(pod, kind, self._values, self._address, {**self._machine, **access})
 
     def _values(self, kind: str, namespace: str, name: str) -> Mapping[str, str] | None:
         if kind == "Secret":

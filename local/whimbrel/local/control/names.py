@@ -18,6 +18,7 @@ STORAGE_URI = "internal.serving.kserve.io/storage-initializer-sourceuri"
 LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 COMMAND = "whimbrel.dev/command"  # what to run for an image that is not this project's
 TEMPLATE_DIGEST = "whimbrel.dev/template-digest"
+TEMPLATE_HASH_LABEL = "pod-template-hash"
 
 DOMAIN = "localhost"
 CLUSTER_DOMAIN = "svc.cluster.local"

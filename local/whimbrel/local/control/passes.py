@@ -7,61 +7,34 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from dataclasses import replace
 from typing import Any
 
 from whimbrel.core.errors import InputRefused
 from whimbrel.local.api import kinds
 from whimbrel.local.api.metadata import Object
 from whimbrel.local.autoscaling import Scaling, read_scaling
-from whimbrel.local.control import conditions, eventing, inference, names, pods, routing, serving, templates
+from whimbrel.local.control import (
+    conditions,
+    deployments,
+    eventing,
+    inference,
+    names,
+    pods,
+    routing,
+    serving,
+    templates,
+)
+from whimbrel.local.control.outcome import Facts, Outcome, RevisionPlan
+from whimbrel.local.control.pod_sets import PodSets
 from whimbrel.local.control.pods import Seen
-from whimbrel.local.control.routing import Key, RoutePlan
+from whimbrel.local.control.routing import Key
 from whimbrel.local.control.world import World, is_leaving
 from whimbrel.local.rollout import read_traffic
 
 logger = logging.getLogger(__name__)
 
 _PROGRESS_SECONDS = 600.0
-
-
-@dataclass(frozen=True, slots=True)
-class Facts:
-    """What the engine knows beside the objects."""
-
-    seen: Mapping[Key, Seen]
-    replicas: Mapping[Key, int]  # what the autoscaler wants of a revision
-    service_port: Callable[[str], int]
-    gateway_port: int
-    broker_port: int
-    brokers_running: frozenset[Key]
-    stable_seconds: float
-    most_replicas: int
-    now: datetime
-
-    @property
-    def time(self) -> str:
-        return self.now.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-@dataclass(frozen=True, slots=True)
-class RevisionPlan:
-    """A revision that may have processes. `fixed`: this many, without the autoscaler."""
-
-    key: Key
-    scaling: Scaling
-    fixed: int | None
-
-
-@dataclass
-class Outcome:
-    pods: list[tuple[Object, str]] = field(default_factory=list)  # with the kind of what they belong to
-    revisions: list[RevisionPlan] = field(default_factory=list)
-    routes: list[RoutePlan] = field(default_factory=list)
-    broker: dict[str, Any] = field(default_factory=dict)
-    unready: list[str] = field(default_factory=list)  # what is not Ready, and why
-    happened: list[tuple[Object, str, str, str]] = field(default_factory=list)  # object, type, reason, message
 
 
 def run(world: World, facts: Facts) -> Outcome:
@@ -73,6 +46,7 @@ class _Pass:
     def __init__(self, world: World, facts: Facts) -> None:
         self.world, self.facts = world, facts
         self.outcome = Outcome()
+        self.pods = PodSets(world, facts, self.outcome)
         self._failures: dict[Key, dict[str, Any]] = {}  # of a revision's processes
         self._faults: dict[Key, dict[str, str]] = {}  # why a component of an InferenceService is nothing that runs
 
@@ -84,7 +58,9 @@ class _Pass:
         for service in self._present(kinds.INFERENCE_SERVICE):
             self._alone(service, self._inference_status)
         self._eventing()
-        self._pod_statuses()
+        for deployment in self._present(kinds.DEPLOYMENT):
+            self._alone(deployment, self.pods.of_deployment)
+        self.pods.write_statuses()
         for service in self._present(kinds.KNATIVE_SERVICE):
             self._alone(service, lambda each: self.outcome.routes.extend(routing.routes(self.world, each)))
         self._readiness()
@@ -145,7 +121,7 @@ class _Pass:
         wanted = serving.new_revision(service, revisions, extra)
         if wanted is not None and (made := self.world.ensure(kinds.REVISION, wanted)) is not None:
             revisions.append(made)
-            self._tell(service, "Created", f"Created Revision {made['metadata']['name']!r}")
+            self.outcome.tell(service, "Created", f"Created Revision {made['metadata']['name']!r}")
         for old in serving.superfluous(service, revisions):
             self.world.delete(kinds.REVISION, old)
             revisions.remove(old)
@@ -180,7 +156,7 @@ class _Pass:
         plan = RevisionPlan(key, scaling, fixed)
         self.outcome.revisions.append(plan)
         wanted = plan.fixed if plan.fixed is not None else self._scaled(revision, scaling)
-        running = self._pods_of(revision, key[1], templates.of_revision(revision), wanted)
+        running = self.pods.of(revision, key[1], templates.of_revision(revision), wanted)
         seen = [self.facts.seen.get(names.of(pod), Seen()) for pod in running]
         failures = [failure for each in seen if (failure := pods.failure_of(each)) is not None and not each.ready]
         if failures:
@@ -196,7 +172,7 @@ class _Pass:
         )
         self.world.set_status(kinds.REVISION, revision, status)
         if not was_ready and any(each.ready for each in seen):
-            self._tell(revision, "RevisionReady", f"Revision {key[1]!r} is ready")
+            self.outcome.tell(revision, "RevisionReady", f"Revision {key[1]!r} is ready")
 
     def _scaled(self, revision: Object, scaling: Scaling) -> int:
         """What the autoscaler wants; until it has looked, a revision keeps what it has."""
@@ -243,48 +219,12 @@ class _Pass:
             self.outcome.pods += [(pod, "ContainerSource") for pod in running]
         else:
             template = serving.with_environment(source["spec"]["template"], given)
-            running = self._pods_of(source, names.of(source)[1], template, 1)
+            running = self.pods.of(source, names.of(source)[1], template, 1)
         seen = [self.facts.seen.get(names.of(pod), Seen()) for pod in running]
         failure = next((each.fault or each.last_exit for each in seen if not each.ready), "")
         status = eventing.source_status(self.world, source, any(each.ready for each in seen), failure, self.facts.time)
         self._tell_ready(kinds.CONTAINER_SOURCE, source, status)
         self.world.set_status(kinds.CONTAINER_SOURCE, source, status)
-
-    # Pods
-
-    def _pods_of(self, owner: Object, name: str, template: Mapping[str, Any], count: int) -> list[Object]:
-        """As many pods of this template as are wanted: more are made, the youngest go first, others' templates go."""
-        digest = serving.digest_of(template)
-        owned = [pod for pod in self.world.owned(kinds.POD, owner) if not is_leaving(pod)]
-        for pod in owned:
-            if names.annotations_of(pod).get(names.TEMPLATE_DIGEST) != digest:
-                self.world.delete(kinds.POD, pod)
-        current = [pod for pod in owned if names.annotations_of(pod).get(names.TEMPLATE_DIGEST) == digest]
-        current.sort(key=self._worth)
-        for pod in current[min(count, self.facts.most_replicas) :]:
-            self.world.delete(kinds.POD, pod)
-            self._tell(owner, "Killing", f"Stopping pod {pod['metadata']['name']!r}")
-        current = current[: min(count, self.facts.most_replicas)]
-        while len(current) < min(count, self.facts.most_replicas):
-            made = self.world.ensure(kinds.POD, templates.pod(owner, name, template, digest))
-            if made is None:
-                break
-            current.append(made)
-            self._tell(owner, "SuccessfulCreate", f"Created pod {made['metadata']['name']!r}")
-        self.outcome.pods += [(pod, owner["kind"]) for pod in current]
-        return current
-
-    def _worth(self, pod: Object) -> tuple[bool, str, str]:
-        """Ready ones first, then the oldest."""
-        seen = self.facts.seen.get(names.of(pod), Seen())
-        return (not seen.ready, pod["metadata"]["creationTimestamp"], pod["metadata"]["name"])
-
-    def _pod_statuses(self) -> None:
-        for pod, _ in self.outcome.pods:
-            found = self.world.find(kinds.POD, *names.of(pod))
-            if found is not None:
-                seen = self.facts.seen.get(names.of(found), Seen())
-                self.world.set_status(kinds.POD, found, pods.status(found, seen, self.facts.time))
 
     # Readiness
 
@@ -295,14 +235,14 @@ class _Pass:
             if ready.status != "True":
                 said = ready.message or ready.reason or "not ready yet"
                 self.outcome.unready.append(f"{found['kind']} {found['metadata']['name']} ({said})")
+        for found in self._present(kinds.DEPLOYMENT):
+            if why := deployments.unready(found):
+                self.outcome.unready.append(f"Deployment {found['metadata']['name']} ({why})")
 
     def _present(self, kind: kinds.Kind) -> list[Object]:
         return [each for each in self.world.of(kind) if not is_leaving(each)]
 
     # Events
-
-    def _tell(self, about: Object, reason: str, message: str, type_: str = "Normal") -> None:
-        self.outcome.happened.append((about, type_, reason, message))
 
     def _tell_ready(self, kind: kinds.Kind, found: Object, status: Mapping[str, Any]) -> None:
         """A change of readiness is worth an event."""
@@ -313,7 +253,7 @@ class _Pass:
             reason = f"{kind.kind}Ready" if ready else (said or f"{kind.kind}NotReady")
             name = found["metadata"]["name"]
             message = after.message or f"{kind.kind} {name!r} is {'' if ready else 'not '}ready"
-            self._tell(found, reason, message, "Normal" if after.status == "True" else "Warning")
+            self.outcome.tell(found, reason, message, "Normal" if after.status == "True" else "Warning")
 
 
 def _deadline(annotations: Mapping[str, str]) -> float:

@@ -72,7 +72,7 @@ def workload(pod: Object, kind: str, lookup: Lookup, addresses: Addresses, machi
         probe = _LISTENING  # as Knative asks where nothing else is said
     if not module:
         start = [shutil.which(start[0], path=machine.get("PATH")) or start[0], *start[1:]]
-    declared = {key: _located(value, addresses) for key, value in environment(container, namespace, lookup).items()}
+    declared = {key: _located(value, addresses) for key, value in environment(container, pod, lookup).items()}
     arguments = [_located(each, addresses) for each in container.get("args", [])]
     refuse_other_hosts(arguments, declared)
     # A setting's name in the environment has no case.
@@ -90,16 +90,17 @@ def workload(pod: Object, kind: str, lookup: Lookup, addresses: Addresses, machi
     )
 
 
-def environment(container: Mapping[str, Any], namespace: str, lookup: Lookup) -> dict[str, str]:
+def environment(container: Mapping[str, Any], pod: Object, lookup: Lookup) -> dict[str, str]:
     """`envFrom`, then `env`, which wins. Raises InputRefused for a ConfigMap, Secret or key that is not there."""
     found: dict[str, str] = {}
+    namespace = pod["metadata"]["namespace"]
     for source in container.get("envFrom", []):
         for kind, field in (("ConfigMap", "configMapRef"), ("Secret", "secretRef")):
             if field in source:
                 values = _values(kind, namespace, source[field], lookup)
                 found |= {source.get("prefix", "") + key: value for key, value in values.items()}
     for entry in container.get("env", []):
-        value = _value(entry, namespace, lookup)
+        value = _value(entry, pod, lookup)
         if value is not None:
             found[entry["name"]] = expand(value, found)
     return found
@@ -166,18 +167,27 @@ def _code(seen: Seen) -> int:
     return 128 - code if code < 0 else code  # as a shell tells of a signal
 
 
-def _value(entry: Mapping[str, Any], namespace: str, lookup: Lookup) -> str | None:
+def _value(entry: Mapping[str, Any], pod: Object, lookup: Lookup) -> str | None:
     source = entry.get("valueFrom")
     if source is None:
         return str(entry.get("value", ""))
+    if "fieldRef" in source:
+        return _field(pod, source["fieldRef"]["fieldPath"])
     for kind, field in (("ConfigMap", "configMapKeyRef"), ("Secret", "secretKeyRef")):
         if field in source:
             reference = source[field]
-            values = _values(kind, namespace, reference, lookup)
+            values = _values(kind, pod["metadata"]["namespace"], reference, lookup)
             if reference["key"] not in values and not reference.get("optional"):
                 raise InputRefused(f"env {entry['name']}: {kind} {reference['name']!r} has no key {reference['key']!r}")
             return values.get(reference["key"])
-    raise InputRefused(f"env {entry['name']}: expected configMapKeyRef or secretKeyRef")
+    raise InputRefused(f"env {entry['name']}: expected configMapKeyRef, secretKeyRef or fieldRef")
+
+
+def _field(pod: Object, path: str) -> str:
+    if path == "status.podIP":
+        return "127.0.0.1"
+    above, name = path.split(".")
+    return str(pod[above][name])
 
 
 def _values(kind: str, namespace: str, reference: Mapping[str, Any], lookup: Lookup) -> Mapping[str, str]:

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 
 from whimbrel.local.autoscaling import Autoscaler, Scaling
-from whimbrel.local.control.passes import RevisionPlan
+from whimbrel.local.control.outcome import RevisionPlan
 from whimbrel.local.control.routing import Key
 from whimbrel.local.ingress.replicas import Replicas
 

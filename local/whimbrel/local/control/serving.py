@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from whimbrel.local.api.metadata import Object
@@ -89,7 +89,7 @@ def revision_status(
     return {
         "actualReplicas": ready,
         "desiredReplicas": wanted,
-        "conditions": conditions.merged(before.get("conditions", []), listed, _text(now)),
+        "conditions": conditions.merged(before.get("conditions", []), listed, conditions.written_time(now)),
         "observedGeneration": revision["metadata"].get("generation", 1),
     }
 
@@ -109,7 +109,7 @@ def service_status(
     route = _route(service["metadata"]["name"], ready, missing)
     listed = [configuration, route, conditions.together("Ready", [route, configuration])]
     found: dict[str, Any] = {
-        "conditions": conditions.merged(before.get("conditions", []), listed, _text(now)),
+        "conditions": conditions.merged(before.get("conditions", []), listed, conditions.written_time(now)),
         "observedGeneration": service["metadata"].get("generation", 1),
         "latestCreatedRevisionName": created["metadata"]["name"] if created else "",
         "latestReadyRevisionName": ready,
@@ -167,7 +167,3 @@ def with_environment(template: Mapping[str, Any], extra_env: Sequence[Mapping[st
         kept = [entry for entry in container.get("env", []) if entry["name"] not in given]
         container["env"] = [*kept, *extra_env]
     return found
-
-
-def _text(now: datetime) -> str:
-    return now.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -29,8 +29,8 @@ def of_revision(revision: Object) -> dict[str, Any]:
     return serving.with_environment({"metadata": metadata, "spec": revision["spec"]}, given)
 
 
-def pod(owner: Object, name: str, template: Mapping[str, Any], digest: str) -> Object:
-    """A new one of this template, named as a Deployment names it."""
+def pod(owner: Object, prefix: str, template: Mapping[str, Any], digest: str) -> Object:
+    """A new one of this template, named as a ReplicaSet names it."""
     suffix = "".join(secrets.choice(_NAME_LETTERS) for _ in range(5))
     metadata = template.get("metadata") or {}
     spec = {
@@ -38,7 +38,7 @@ def pod(owner: Object, name: str, template: Mapping[str, Any], digest: str) -> O
     }
     return {
         "metadata": {
-            "name": f"{name}-deployment-{suffix}",
+            "name": f"{prefix}-{suffix}",
             "namespace": owner["metadata"]["namespace"],
             "labels": dict(metadata.get("labels") or {}) | _labels_of_a_source(owner),
             "annotations": dict(metadata.get("annotations") or {}) | {names.TEMPLATE_DIGEST: digest},
