@@ -148,7 +148,9 @@ class Member:
         try:
             known = self._consumer.list_topics(timeout=_LOOK_SECONDS).topics
         except KafkaException as error:
-            raise Unavailable(f"no broker answers ({error.args[0].str()})") from error
+            self._consumer.poll(0)  # tells why, where the connections know: a certificate, a password
+            why = self._failure if self._failure is not None else error.args[0]
+            raise Unavailable(f"no broker answers ({why.str()})") from error
         for topic in topics:
             fault = known[topic].error if topic in known else "no such topic"
             if fault is not None:
@@ -297,8 +299,9 @@ class Member:
         self._buffer.extend(kept)
 
     def _failed(self, error: KafkaError) -> None:
-        """Also called by the client, which tells of its connections."""
-        self._failure = error
+        """Also called by the client, which tells of its connections: first why one failed, then that all have."""
+        if self._failure is None or error.code() != KafkaError._ALL_BROKERS_DOWN:
+            self._failure = error
 
 
 def _place(message: Message) -> Place | None:

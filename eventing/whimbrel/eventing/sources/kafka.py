@@ -41,6 +41,10 @@ class KafkaSourceSettings(DeliverySettings):
     kafka_username: str | None = Field(default=None, description="user, where the protocol is a sasl one")
     kafka_password: str | None = Field(default=None, description="its password")
     kafka_ca_bundle: str | None = Field(default=None, description="file with the certificates to trust")
+    kafka_certificate: str | None = Field(
+        default=None, description="file with this client's certificate, for brokers that ask for one"
+    )
+    kafka_key: str | None = Field(default=None, description="file with its key, not encrypted")
     kafka_session_seconds: Seconds = Field(
         default=10, description="silence after which the group gives a member's partitions to the others"
     )
@@ -128,6 +132,8 @@ def _config(settings: KafkaSourceSettings) -> dict[str, Any]:
         "auto.offset.reset": settings.kafka_start,
         "security.protocol": settings.kafka_security,
         "ssl.ca.location": settings.kafka_ca_bundle,
+        "ssl.certificate.location": settings.kafka_certificate,
+        "ssl.key.location": settings.kafka_key,
         "client.id": "whimbrel",
         "enable.auto.commit": False,
         "enable.auto.offset.store": False,
