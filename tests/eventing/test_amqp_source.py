@@ -62,6 +62,14 @@ def test_what_rgw_publishes_arrives(rabbitmq: RabbitMq, queue: str, source: Star
     assert rabbitmq.ready(queue) == 0
 
 
+def test_what_is_published_arrives_over_tls(rabbitmq: RabbitMq, queue: str, source: Start) -> None:
+    rabbitmq.publish(queue, [notification(record("k"))])
+    trusted = f"--amqp-ca-bundle={rabbitmq.certificate}"
+    with scripted_sink() as sink, source(sink.url, trusted, WHIMBREL_AMQP_URL=rabbitmq.tls_url) as process:
+        process.wait_until(lambda: sink.accepted_keys() == ["k"], "the event")
+        assert process.stop() == 0
+
+
 def test_a_killed_source_and_a_killed_broker_lose_nothing(rabbitmq: RabbitMq, queue: str, source: Start) -> None:
     keys = [f"k{n}" for n in range(300)]
     rabbitmq.publish(queue, [notification(record(key)) for key in keys])
@@ -166,12 +174,13 @@ def test_a_deleted_queue_is_waited_for(rabbitmq: RabbitMq, queue: str, source: S
         (("--amqp-url=amqp://guest:guest@127.0.0.1:{port}/nowhere",), "does the virtual host exist"),
         (("--amqp-username=guest", "--amqp-password=wrong/@"), "refused user or password"),
         (("--amqp-url=amqp://guest:guest@127.0.0.1:1/",), "no broker answers"),
+        (("--amqp-url=amqps://guest:guest@127.0.0.1:{tls_port}/",), "certificate verify failed"),
     ],
 )
 def test_what_is_not_there_ends_the_start_within_its_bound(
     rabbitmq: RabbitMq, queue: str, source: Start, arguments: tuple[str, ...], told: str
 ) -> None:
-    given = [argument.format(port=rabbitmq.port) for argument in arguments]
+    given = [argument.format(port=rabbitmq.port, tls_port=rabbitmq.tls_port) for argument in arguments]
     with source("http://127.0.0.1:1/", "--amqp-queue=none", *given, "--startup-wait-seconds=0.5") as process:
         assert process.process.wait(20) == 1
         last = json.loads(process.output().splitlines()[-1])

@@ -17,6 +17,7 @@ import psutil
 import pytest
 from aio_pika.abc import AbstractChannel
 
+from testbed.certificates import certificate_for_loopback
 from testbed.processes import Running, free_port, wait_for
 
 SERVER = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
@@ -27,14 +28,23 @@ Answer = TypeVar("Answer")
 
 @dataclass(frozen=True)
 class RabbitMq:
-    """`port` stays the same through `kill` and `start`; durable queues outlive both."""
+    """`port` stays the same through `kill` and `start`; durable queues outlive both.
+
+    `tls_port` speaks AMQP over TLS, with a certificate that `certificate` alone makes trusted.
+    """
 
     port: int
+    tls_port: int
+    certificate: Path
     node: Running
 
     @property
     def url(self) -> str:
         return f"amqp://guest:guest@127.0.0.1:{self.port}/"
+
+    @property
+    def tls_url(self) -> str:
+        return f"amqps://guest:guest@127.0.0.1:{self.tls_port}/"
 
     def make_queue(self, name: str, **arguments: Any) -> None:
         async def make(channel: AbstractChannel) -> None:
@@ -108,9 +118,10 @@ def rabbitmq_node(folder: Path) -> Iterator[RabbitMq]:
     """A node with its data in `folder`; the test is skipped where RabbitMQ is not installed."""
     if not SERVER.exists():
         pytest.skip(MISSING)
-    port, epmd_port = free_port(), free_port()
+    port, tls_port, epmd_port = free_port(), free_port(), free_port()
     environment = _environment(folder, port, epmd_port)
-    node = RabbitMq(port, Running([str(SERVER)], environment, folder / "rabbitmq.log"))
+    certificate = _configure_tls(folder, tls_port)
+    node = RabbitMq(port, tls_port, certificate, Running([str(SERVER)], environment, folder / "rabbitmq.log"))
     try:
         node.wait()
         yield node
@@ -128,8 +139,7 @@ def _environment(folder: Path, port: int, epmd_port: int) -> dict[str, str]:
     for name in ("mnesia", "log", "home"):
         (folder / name).mkdir()
     (folder / "plugins").write_text("[].")
-    for name in ("rabbitmq.conf", "env"):
-        (folder / name).touch()
+    (folder / "env").touch()
     loopback = "-kernel inet_dist_use_interface {127,0,0,1}"
     return {
         "PATH": os.environ["PATH"],
@@ -151,6 +161,19 @@ def _environment(folder: Path, port: int, epmd_port: int) -> dict[str, str]:
         "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": f"{loopback} +S 1:1",
         "RABBITMQ_CTL_ERL_ARGS": loopback,
     }
+
+
+def _configure_tls(folder: Path, port: int) -> Path:
+    """The certificate that its clients have to trust."""
+    certificate, key = certificate_for_loopback(folder)
+    settings = {
+        "listeners.ssl.1": f"127.0.0.1:{port}",
+        "ssl_options.cacertfile": certificate,
+        "ssl_options.certfile": certificate,
+        "ssl_options.keyfile": key,
+    }
+    (folder / "rabbitmq.conf").write_text("".join(f"{name} = {value}\n" for name, value in settings.items()))
+    return certificate
 
 
 def _tree(pid: int) -> list[psutil.Process]:
