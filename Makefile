@@ -11,7 +11,7 @@ PYTHON ?= $(shell for candidate in python3 python3.13 python3.12 python3.11; do 
 	&& { echo $$candidate; break; }; done)
 CODE := core predictors transformers eventing mlflow local kube loadtest cli tests benchmarks
 
-.PHONY: images engine wheel locks check-locks help demo up test test-cluster hey services lint format storm bench bench-transformer bench-api bench-gateway bench-judge bench-predictor bench-sources clean
+.PHONY: images engine wheel locks check-locks help demo up test test-cluster hey services lint format storm bench bench-transformer bench-api bench-gateway bench-judge bench-predictor bench-sources bench-sources-rgw clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -73,6 +73,9 @@ bench-predictor: $(VENV)/.dev ## measure the predictor against a bare loop, swap
 
 bench-sources: $(VENV)/.dev services ## measure the sources against one event at a time and the HTTP client alone; rewrites the table in benchmarks/README.md
 	@PYTHONPATH=benchmarks:tests/support $(BIN)/python benchmarks/sources.py
+
+bench-sources-rgw: $(VENV)/.dev services ## measure Ceph's pull mode while 1,000 to 100,000 events wait (half an hour); rewrites its table
+	@PYTHONPATH=benchmarks:tests/support $(BIN)/python benchmarks/sources_rgw.py
 
 # Images. make images REGISTRY=registry.example/team TAG=0.1.0 PYTHON_IMAGE=mirror.example/python:3.12-slim
 TAG ?= $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
