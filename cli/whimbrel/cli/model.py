@@ -152,15 +152,14 @@ def point(
     state: State = DEFAULT_STATE,
 ) -> None:
     """Write the model pointer that predictors follow, where there is none yet. A rollout moves it from there."""
-    from whimbrel.core.model_pointer import PointedVersion, Pointer, PointerStore
+    from whimbrel.core.model_pointer import Pointer, PointerStore, pointed
     from whimbrel.core.references import ObjectRef
 
     name, selector = _selected(model)
     connection = connect(state)
     version, location = registry_view.show_version(connection.tracking_uri(), name, selector)
     place = ObjectRef.from_uri(pointer or f"s3://models/{name}/pointer.json")
-    current = PointedVersion(version=version.version, uri=location.uri, digest=location.digest)
-    PointerStore(connection.s3(), place).write(Pointer(current=current), None)
+    PointerStore(connection.s3(), place).write(Pointer(current=pointed(location)), None)
     say(f"{place.uri}  version {version.version}")
 
 

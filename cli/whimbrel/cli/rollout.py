@@ -275,11 +275,11 @@ async def _change(
 
 
 def _version(connection: Connection, model: str, selector: str) -> PointedVersion:
-    from whimbrel.core.model_pointer import PointedVersion
+    from whimbrel.core.model_pointer import pointed
     from whimbrel.mlflow import registry_view
 
-    version, location = registry_view.show_version(connection.tracking_uri(), model, selector)
-    return PointedVersion(version=version.version, uri=location.uri, digest=location.digest)
+    _, location = registry_view.show_version(connection.tracking_uri(), model, selector)
+    return pointed(location)
 
 
 def _policy(path: Path | None, *, truth_known: bool) -> Policy:

@@ -17,9 +17,11 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 from botocore.exceptions import BotoCoreError, ClientError
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from whimbrel.core.attestations import NOTHING, Attestations
 from whimbrel.core.errors import PackageRefused, Unavailable, WhimbrelError
 from whimbrel.core.package import Digest
 from whimbrel.core.references import ObjectRef
+from whimbrel.core.registry import ModelLocation
 from whimbrel.core.s3 import as_whimbrel_error, error_code, is_precondition_failure
 
 if TYPE_CHECKING:
@@ -35,11 +37,20 @@ Document = TypeVar("Document", bound=BaseModel)
 
 
 class PointedVersion(BaseModel):
+    """`attestations`: as the registry had them when the pointer was written; a predictor asks no registry here."""
+
     model_config = _CONFIG
 
     version: str = Field(min_length=1, max_length=200)
     uri: str = Field(min_length=1, max_length=2000)
     digest: Digest
+    attestations: Attestations | None = None
+
+
+def pointed(location: ModelLocation) -> PointedVersion:
+    """What the registry says of a version now."""
+    attestations = None if location.attestations == NOTHING else location.attestations
+    return PointedVersion(version=location.version, uri=location.uri, digest=location.digest, attestations=attestations)
 
 
 class Pointer(BaseModel):

@@ -3,6 +3,7 @@
     model.json          this module's `Manifest`: task, architecture, input preset, labels, digests of every file
     model.safetensors   the weights of a network that the architecture names, or
     model.pt2           an exported network that carries its own graph
+    calibration.safetensors   optional: images to compare a lower precision with float32 on (`calibration.py`)
 
 The package's digest is the sha256 of model.json in canonical form (keys sorted, no white space, UTF-8). As
 model.json lists the digest of every other file, that one digest stands for the whole package; the registry, the
@@ -29,6 +30,8 @@ MANIFEST = "model.json"
 WEIGHTS = "model.safetensors"
 EXPORTED = "model.pt2"
 EXPORTED_ARCHITECTURE = "pt2"
+CALIBRATION = "calibration.safetensors"
+MAX_CALIBRATION_BYTES = 256 * 1024 * 1024
 MAX_MANIFEST_BYTES = 4 * 1024 * 1024
 MAX_SIDE_PIXELS = 4096
 _CHUNK_BYTES = 1024 * 1024
@@ -104,6 +107,9 @@ class Manifest(BaseModel):
             check_file_name(name)
         if self.weights_file not in self.files:
             raise ValueError(f"files: expected {self.weights_file} for architecture {self.architecture!r}")
+        calibration = self.files.get(CALIBRATION)
+        if calibration is not None and calibration.size > MAX_CALIBRATION_BYTES:
+            raise ValueError(f"files: expected {CALIBRATION} of at most {MAX_CALIBRATION_BYTES} bytes")
         return self
 
     @property
@@ -122,6 +128,10 @@ class Package:
     @property
     def weights(self) -> Path:
         return self.folder / self.manifest.weights_file
+
+    @property
+    def calibration(self) -> Path | None:
+        return self.folder / CALIBRATION if CALIBRATION in self.manifest.files else None
 
 
 def check_file_name(name: str) -> None:

@@ -11,12 +11,13 @@ import os
 import re
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 import httpx
 
+from whimbrel.core.attestations import Attestations, of_tags
 from whimbrel.core.errors import InputRefused, NotFound, PackageRefused, SettingsError, Unavailable, WhimbrelError
 
 DIGEST_TAG: Final = "whimbrel.digest"
@@ -40,6 +41,7 @@ class ModelLocation:
     version: str
     uri: str
     digest: str
+    attestations: Attestations = field(default_factory=Attestations)
 
 
 def resolve(uri: str, tracking_uri: str | None) -> ModelLocation:
@@ -71,7 +73,8 @@ def resolve(uri: str, tracking_uri: str | None) -> ModelLocation:
 def location_of(version: Mapping[str, Any], tracking_uri: str) -> ModelLocation:
     """The location of a model version, given as the registry's JSON of it. Raises as `resolve` does."""
     name, number = str(version["name"]), str(version["version"])
-    digest = tags_of(version).get(DIGEST_TAG, "")
+    tags = tags_of(version)
+    digest = tags.get(DIGEST_TAG, "")
     if not _DIGEST.fullmatch(digest):
         raise PackageRefused(
             f"expected the tag {DIGEST_TAG} (sha256:<64 hex digits>) on version {number} of {name!r}, seen "
@@ -84,7 +87,7 @@ def location_of(version: Mapping[str, Any], tracking_uri: str) -> ModelLocation:
             f"expected an s3:// or file:// place for version {number} of {name!r}, seen {uri!r}; run the registry "
             "with '--default-artifact-root s3://BUCKET/PREFIX --no-serve-artifacts' and register it again"
         )
-    return ModelLocation(name, number, uri, digest)
+    return ModelLocation(name, number, uri, digest, of_tags(tags))
 
 
 def tags_of(entity: Mapping[str, Any]) -> dict[str, str]:

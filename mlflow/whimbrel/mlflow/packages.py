@@ -6,30 +6,43 @@ import contextlib
 import pickle
 import socket
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from whimbrel.core import calibration
 from whimbrel.core.errors import InputRefused, PackageRefused, Unavailable
 from whimbrel.core.package import EXPORTED, EXPORTED_ARCHITECTURE, WEIGHTS, Package, Preset, verify, write_manifest
 from whimbrel.mlflow.exported import rewrite
 from whimbrel.mlflow.staging import staged
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
+    from numpy.typing import NDArray
+
+    Prepared = Callable[[Preset], NDArray[np.uint8]]  # images for the calibration set, by the network's preset
 
 NO_WEIGHTS: Final = "none"
 DOWNLOAD_SECONDS: Final = 30.0
 _INTERPOLATIONS = ("nearest", "bilinear", "bicubic")
 
 
-def import_torchvision(name: str, weights: str, folder: Path, *, labels: Sequence[str] | None = None) -> Package:
+def import_torchvision(
+    name: str,
+    weights: str,
+    folder: Path,
+    *,
+    labels: Sequence[str] | None = None,
+    calibrate: Prepared | None = None,
+) -> Package:
     """A package of torchvision's classification network `name`.
 
     `weights`: `DEFAULT` or a name of the network's weights enum, which brings its labels and preset; a state dict in
     a .safetensors file; or `none`, random (but always the same) weights for measurements. With a file or `none`,
-    preset and labels are those of DEFAULT, unless `labels` are given. Raises InputRefused (no such network or
-    weights), PackageRefused (weights that do not fit) and Unavailable (weights neither cached nor to be had).
+    preset and labels are those of DEFAULT, unless `labels` are given. `calibrate` prepares the calibration set.
+    Raises InputRefused (no such network or weights, no images for a set), PackageRefused (weights that do not fit)
+    and Unavailable (weights neither cached nor to be had).
     """
     import torch
     from safetensors.torch import save_file
@@ -45,26 +58,29 @@ def import_torchvision(name: str, weights: str, folder: Path, *, labels: Sequenc
     state = _state(name, weights, entry, options)
     with staged(folder) as staging:
         save_file({key: tensor.contiguous() for key, tensor in state.items()}, staging / WEIGHTS)
+        preset = _preset(entry)
         write_manifest(
             staging,
             {
                 "task": "classification",
                 "architecture": f"torchvision:{name}",
                 "architecture_options": options,
-                "preset": _preset(entry).model_dump(mode="json", exclude_none=True),
+                "preset": preset.model_dump(mode="json", exclude_none=True),
                 "labels": named,
                 "torch_version": str(torch.__version__),
             },
-            [WEIGHTS],
+            [WEIGHTS, *_calibration(calibrate, preset, staging)],
         )
     return verify(folder, None)
 
 
-def import_exported(file: Path, folder: Path, *, labels: Sequence[str], preset: Preset) -> Package:
+def import_exported(
+    file: Path, folder: Path, *, labels: Sequence[str], preset: Preset, calibrate: Prepared | None = None
+) -> Package:
     """A package of the network in `file`, an archive of torch.export.save, less whatever torch would unpickle.
 
-    It takes normalised float (N, 3, height, width) and gives (N, number of labels). Raises PackageRefused when it is
-    unsafe or gives something else.
+    It takes normalised float (N, 3, height, width) and gives (N, number of labels); `calibrate` prepares the
+    calibration set. Raises PackageRefused when it is unsafe or gives something else, InputRefused for no such set.
     """
     import torch
 
@@ -80,9 +96,13 @@ def import_exported(file: Path, folder: Path, *, labels: Sequence[str], preset: 
                 "labels": list(labels),
                 "torch_version": str(torch.__version__),
             },
-            [EXPORTED],
+            [EXPORTED, *_calibration(calibrate, preset, staging)],
         )
     return verify(folder, None)
+
+
+def _calibration(calibrate: Prepared | None, preset: Preset, folder: Path) -> list[str]:
+    return [] if calibrate is None else [calibration.write(calibrate(preset), preset, folder)]
 
 
 def _weights_entry(name: str, weights: str) -> Any:

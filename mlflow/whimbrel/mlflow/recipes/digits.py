@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from whimbrel.core import calibration
 from whimbrel.core.package import EXPORTED, EXPORTED_ARCHITECTURE, Package, Preset, verify, write_manifest
 from whimbrel.mlflow.exported import save_classifier
-from whimbrel.mlflow.recipes.digits_data import LABELS, SIDE, DigitPicture, Part, held_out, split
+from whimbrel.mlflow.recipes.digits_data import LABELS, SIDE, DigitPicture, Part, calibration_images, held_out, split
 from whimbrel.mlflow.register import Origin
 from whimbrel.mlflow.staging import staged
 
@@ -59,7 +60,7 @@ def train_digits(kind: Kind, folder: Path, *, seed: int = 0) -> TrainedPackage:
                 "labels": list(LABELS),
                 "torch_version": str(torch.__version__),
             },
-            [EXPORTED],
+            [EXPORTED, calibration.write(calibration_images(parts), preset, staging)],
         )
     package = verify(folder, None)
     confusion = _confusion(package, parts.held_out)

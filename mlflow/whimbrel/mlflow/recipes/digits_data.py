@@ -17,6 +17,7 @@ LABELS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight"
 HELD_OUT = 450
 VALIDATION = 180
 SPLIT_SEED = 7
+CALIBRATION = 500
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,14 @@ def split() -> Split:
     seen, held_out = train_test_split(everything, test_size=HELD_OUT, stratify=labels, random_state=SPLIT_SEED)
     train, validation = train_test_split(seen, test_size=VALIDATION, stratify=labels[seen], random_state=SPLIT_SEED)
     return Split(part(train), part(validation), part(held_out))
+
+
+def calibration_images(parts: Split) -> npt.NDArray[np.uint8]:
+    """(500, 8, 8, 3) RGB: those that the epoch was chosen by, then those that were trained on. None is held out."""
+    import numpy as np
+
+    grey = np.concatenate([parts.validation.images, parts.train.images])[:CALIBRATION]
+    return np.repeat(grey[..., np.newaxis], 3, axis=-1)
 
 
 def held_out() -> list[DigitPicture]:
