@@ -130,7 +130,7 @@ def test_weights_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         ({"architecture": "torchvision:no_such_network"}, "no_such_network"),
         ({"architecture_options": {"no_such_option": 1}}, "no_such_option"),
         ({"architecture_options": {"weights_backbone": "DEFAULT"}}, "weights"),
-        ({"task": "detection"}, "detection"),
+        ({"task": "poetry.detection"}, "expected a package for one of the tasks classification, detection, pose, seen"),
     ],
 )
 def test_what_is_no_classification_network_is_refused(fields: dict[str, Any], named: str, tmp_path: Path) -> None:

@@ -87,7 +87,8 @@ class Manifest(BaseModel):
 
     `task`: one of ours, or with a dot in its name one that the predictor has installed, `example.tags`.
     `architecture` names the network: `torchvision:<name>` (built by `torchvision.models.get_model`, with
-    `architecture_options` as its arguments) or `pt2`. `labels[i]` is the name of output i.
+    `architecture_options` as its arguments, and of a detector `norm_eps`, that of its backbone's batch norms) or
+    `pt2`. `labels[i]` is the name of output i, `keypoints` are those of a pose, in their order.
     """
 
     model_config = _FROZEN
@@ -98,6 +99,7 @@ class Manifest(BaseModel):
     architecture_options: dict[str, int | float | bool | str] = Field(default_factory=dict)
     preset: Preset
     labels: tuple[str, ...] = Field(min_length=1, max_length=100_000)
+    keypoints: tuple[str, ...] = Field(default=(), max_length=1000)
     files: dict[str, FileEntry] = Field(min_length=1, max_length=1000)
     torch_version: str | None = None
 

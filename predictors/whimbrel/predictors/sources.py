@@ -19,6 +19,7 @@ from whimbrel.predictors import memory
 from whimbrel.predictors.network import Network
 from whimbrel.predictors.null_network import null_network
 from whimbrel.predictors.settings import PredictorSettings
+from whimbrel.predictors.torchvision_networks import is_detector
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -55,7 +56,7 @@ class Located:
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """`memory_bytes` for weights and the largest batch; `modules` of this room that the network is built by."""
+    """`memory_bytes` for weights and the largest batch; `modules` that the network is built by."""
 
     memory_bytes: int
     modules: tuple[str, ...]
@@ -152,6 +153,8 @@ def _modules_of(manifest: Manifest) -> tuple[str, ...]:
     torch_network = "whimbrel.predictors.torch_network"
     if manifest.architecture == EXPORTED_ARCHITECTURE:
         return (torch_network,)
+    if is_detector(manifest.architecture.removeprefix("torchvision:")):
+        return torch_network, "torchvision"
     return torch_network, "whimbrel.predictors.torchvision_networks"
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -36,9 +36,14 @@ def choose_device(name: str) -> torch.device:
 def load(package: Package, device: torch.device, *, allowed_tasks: Sequence[str] = ()) -> TorchNetwork:
     """Raises PackageRefused for weights that do not fit the architecture, and for what could run foreign code."""
     manifest = package.manifest
-    task = task_of(Description(manifest.task, manifest.preset, manifest.labels, package.digest), allowed_tasks)
+    task = task_of(_description(package), allowed_tasks)
     module = _exported(package, device) if manifest.architecture == EXPORTED_ARCHITECTURE else _built(package, device)
     return TorchNetwork(module, task, device)
+
+
+def _description(package: Package) -> Description:
+    manifest = package.manifest
+    return Description(manifest.task, manifest.preset, manifest.labels, package.digest, manifest.keypoints)
 
 
 class TorchNetwork:
@@ -100,15 +105,25 @@ def _built(package: Package, device: torch.device) -> torch.nn.Module:
 
 def _on_meta(manifest: Manifest, weights: dict[str, torch.Tensor]) -> torch.nn.Module | None:
     """Built without memory or initialisation. None for a network that computes values while it is built, or keeps
-    some that are not among its weights."""
+    some that are not among its weights, as detection's keep their anchors."""
     try:
         with torch.device("meta"), _NoRandomValues():
             module = _architecture(manifest)
     except (RuntimeError, NotImplementedError):
         return None
     _assign(module, weights, manifest)
-    tensors = [*module.parameters(), *module.buffers()]
-    return None if any(tensor.is_meta for tensor in tensors) else module
+    return None if any(tensor.is_meta for tensor in _tensors_of(module)) else module
+
+
+def _tensors_of(module: torch.nn.Module) -> Iterator[torch.Tensor]:
+    """Its weights, and what its modules keep as plain attributes or in lists."""
+    yield from module.parameters()
+    yield from module.buffers()
+    for each in module.modules():
+        for value in vars(each).values():
+            for kept in value if isinstance(value, list | tuple) else (value,):
+                if isinstance(kept, torch.Tensor):
+                    yield kept
 
 
 def _constructed(manifest: Manifest, weights: dict[str, torch.Tensor]) -> torch.nn.Module:
@@ -141,6 +156,11 @@ def _architecture(manifest: Manifest) -> torch.nn.Module:
     name, options = manifest.architecture.removeprefix("torchvision:"), manifest.architecture_options
     if any(option.startswith("weights") for option in options):
         raise PackageRefused("architecture_options: expected none about weights, which come from the package alone")
+    preset = manifest.preset
+    if torchvision_networks.is_detector(name) and (preset.mean, preset.std) != ((0.0,) * 3, (1.0,) * 3):
+        raise PackageRefused(
+            f"preset: expected mean 0 and std 1, since {name} normalises by itself, seen {preset.mean} and {preset.std}"
+        )
     try:
         return torchvision_networks.build(name, dict(options))
     except (ValueError, TypeError, AssertionError) as error:

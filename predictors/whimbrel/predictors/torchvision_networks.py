@@ -38,11 +38,21 @@ _MODULES = {  # by how the names of the networks begin
     r"efficientnet": "efficientnet",
 }
 
+_DETECTORS = r"(fasterrcnn|keypointrcnn|maskrcnn|retinanet|fcos|ssd)"
+_NORM_EPS = "norm_eps"
+
 _entered: dict[str, ModuleType] = {}
+
+
+def is_detector(name: str) -> bool:
+    """Whether it takes images from 0 to 1, which it normalises and resizes itself, and gives objects."""
+    return re.match(_DETECTORS, name) is not None
 
 
 def build(name: str, options: dict[str, Any]) -> torch.nn.Module:
     """The network `name` without weights. Raises ValueError, TypeError or AssertionError for what there is not."""
+    if is_detector(name):
+        return _detector(name, options)
     module = _module_of(name)
     if module is None or "torchvision" in sys.modules:
         return _built_by_all(name, options)
@@ -60,6 +70,19 @@ def _built_by_all(name: str, options: dict[str, Any]) -> torch.nn.Module:
     import torchvision
 
     network: torch.nn.Module = torchvision.models.get_model(name, weights=None, **options)
+    return network
+
+
+def _detector(name: str, options: dict[str, Any]) -> torch.nn.Module:
+    """`norm_eps` is no argument of torchvision's: it sets it after the fact, for some of the weights that it brings."""
+    import torch
+
+    eps = options.pop(_NORM_EPS, None)
+    network = _built_by_all(name, {"weights_backbone": None, **options})
+    if eps is not None:
+        for module in network.get_submodule("backbone").modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.eps = float(eps)
     return network
 
 

@@ -12,10 +12,12 @@ from importlib.metadata import entry_points
 from whimbrel.core.errors import PackageRefused, SettingsError
 from whimbrel.predictors.network import Description
 from whimbrel.predictors.tasks.classification import Classification
+from whimbrel.predictors.tasks.detection import Detection
+from whimbrel.predictors.tasks.pose import Pose
 from whimbrel.predictors.tasks.task import Task
 
 GROUP = "whimbrel.tasks"
-TASKS: Mapping[str, type[Task]] = {"classification": Classification}
+TASKS: Mapping[str, type[Task]] = {"classification": Classification, "detection": Detection, "pose": Pose}
 
 
 def task_of(description: Description, allowed: Sequence[str] = ()) -> Task:

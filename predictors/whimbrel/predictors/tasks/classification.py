@@ -34,7 +34,7 @@ class Classification(Task):
 
     def tensors(self, outputs: Outputs, wanted: Wanted) -> Tensors:
         indices, scores = (outputs[name][:, : wanted.top_k] for name in (INDICES, SCORES))
-        self.check_finite(scores)
+        self.check_finite(scores, SCORES)
         return {
             INDICES: indices.astype(np.int64),
             SCORES: scores.astype(np.float32),

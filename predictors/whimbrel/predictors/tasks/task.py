@@ -67,13 +67,13 @@ class Task(ABC):
     def predictions(self, tensors: Tensors) -> Predictions:
         """V1's form of what `tensors` gave: of each image a list of objects for JSON, best first."""
 
-    def check_finite(self, scores: NDArray[Any]) -> None:
-        """`scores`: (N, ...). Raises ModelFailed that names the first image with NaN or infinity."""
-        finite = np.isfinite(scores).reshape(len(scores), -1).all(axis=1)
+    def check_finite(self, values: NDArray[Any], name: str) -> None:
+        """`values`: (N, ...). Raises ModelFailed that names the first image with NaN or infinity."""
+        finite = np.isfinite(values).all(axis=tuple(range(1, values.ndim)))
         if not finite.all():
-            where = f" for images[{int(np.argmin(finite))}]" if len(scores) > 1 else ""
+            where = f" for images[{int(np.argmin(finite))}]" if len(values) > 1 else ""
             raise ModelFailed(
-                f"expected finite scores of the model {self.description.digest}{where}, seen NaN or infinity"
+                f"expected finite {name} of the model {self.description.digest}{where}, seen NaN or infinity"
             )
 
 
