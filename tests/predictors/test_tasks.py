@@ -56,7 +56,7 @@ def test_arrays_of_more_axes_are_joined() -> None:
     assert result.tolist() == np.concatenate([np.zeros((2, 2, 4)), two]).tolist()
 
 
-@pytest.mark.parametrize("threshold", [-0.1, 1.1, "0.5", True, float("nan")])
+@pytest.mark.parametrize("threshold", [-0.1, 1.1, "half", True, float("nan"), []])
 def test_a_threshold_that_is_no_probability_is_refused(threshold: Any) -> None:
     request = {"instances": np.zeros((1, 8, 8, 3), int).tolist(), "parameters": {"score_threshold": threshold}}
     with pytest.raises(InputRefused, match="score_threshold"):
@@ -65,7 +65,7 @@ def test_a_threshold_that_is_no_probability_is_refused(threshold: Any) -> None:
 
 def test_what_a_request_wants_comes_from_it_else_the_settings_else_the_task() -> None:
     instances, task = np.zeros((1, 8, 8, 3), int).tolist(), NullNetwork(3).task
-    asked = {"instances": instances, "parameters": {"top_k": 3, "score_threshold": 0}}
+    asked = {"instances": instances, "parameters": {"top_k": 3, "score_threshold": "0.0"}}
     assert read_v1(asked, task, RequestLimits(1, 2, 0.25)).wanted == Wanted(3, 0.0)
     assert read_v1({"instances": instances}, task, RequestLimits(1, 2, 0.25)).wanted == Wanted(2, 0.25)
     assert read_v1({"instances": instances}, task, RequestLimits(1)).wanted == Wanted(5, 0.5)

@@ -32,6 +32,8 @@ class OutputTensor:
     shape: tuple[int, ...]
 
 
+CLASSIFICATION, DETECTION, POSE = "classification", "detection", "pose"
+
 _DETECTION: Final = (
     OutputTensor(BOXES, "FP32", (-1, -1, 4)),
     OutputTensor(LABELS, "INT64", (-1, -1)),
@@ -40,19 +42,19 @@ _DETECTION: Final = (
     OutputTensor(NAMES, "BYTES", (-1, -1)),
 )
 OUTPUTS_OF_TASK: Final[Mapping[str, tuple[OutputTensor, ...]]] = {
-    "classification": (
+    CLASSIFICATION: (
         OutputTensor(INDICES, "INT64", (-1, -1)),
         OutputTensor(SCORES, "FP32", (-1, -1)),
         OutputTensor(NAMES, "BYTES", (-1, -1)),
     ),
-    "detection": _DETECTION,
-    "pose": (*_DETECTION, OutputTensor(KEYPOINTS, "FP32", (-1, -1, -1, 3))),
+    DETECTION: _DETECTION,
+    POSE: (*_DETECTION, OutputTensor(KEYPOINTS, "FP32", (-1, -1, -1, 3))),
 }
 
 # Parameters of a request.
 PRESET_DIGEST = "preset_digest"  # which preset the tensor was prepared by
 TOP_K = "top_k"  # most labels or objects an image
-SCORE_THRESHOLD = "score_threshold"  # objects below it are left out; classification takes no notice of it
+SCORE_THRESHOLD = "score_threshold"  # number, or a string of one; objects below it are left out, of no classification
 TIMEOUT = "timeout"  # microseconds from arrival, as Triton has it; after it nobody waits for the answer
 
 # Parameters of a response; in a request, the version names the one that is asked.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -123,10 +124,18 @@ def _wanted(parameters: Mapping[str, Any], task: Task, limits: RequestLimits) ->
     top_k = parameters.get(TOP_K, limits.top_k or task.default_top_k)
     if type(top_k) is not int or top_k < 1:
         raise InputRefused(f"parameter {TOP_K}: expected an integer of at least 1, seen {str(top_k)[:40]!r}")
-    threshold = parameters.get(SCORE_THRESHOLD, limits.score_threshold)
-    if type(threshold) not in (int, float) or not 0 <= threshold <= 1:
-        raise InputRefused(f"parameter {SCORE_THRESHOLD}: expected a number from 0 to 1, seen {str(threshold)[:40]!r}")
-    return Wanted(top_k, float(threshold))
+    return Wanted(top_k, _threshold(parameters.get(SCORE_THRESHOLD, limits.score_threshold)))
+
+
+def _threshold(value: Any) -> float:
+    """A string too: parameters of gRPC are never floats."""
+    try:
+        threshold = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        threshold = math.nan
+    if not 0 <= threshold <= 1:
+        raise InputRefused(f"parameter {SCORE_THRESHOLD}: expected a number from 0 to 1, seen {str(value)[:40]!r}")
+    return threshold
 
 
 def _check_preset_digest(seen: Any, description: Description) -> None:

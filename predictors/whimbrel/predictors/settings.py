@@ -22,7 +22,7 @@ class PredictorSettings(ModelServerSettings, S3Settings):
     model_uri: str = Field(
         pattern=rf"^((pointer\+)?s3://[^/]+/.+|file:///.+|models:/[^/]+(@|/)[^/@]+|{NULL_URI})$",
         description="s3://BUCKET/PREFIX, pointer+s3://BUCKET/KEY, file:///FOLDER, models:/NAME@ALIAS, "
-        "models:/NAME/VERSION, or null:CLASSES[,HEIGHTxWIDTH][,PREFIX]",
+        "models:/NAME/VERSION, or null:[TASK:]CLASSES[,HEIGHTxWIDTH][,PREFIX]",
     )
     model_digest: Digest | None = Field(default=None, description="the package to expect; required for s3 and file")
     model_version: str | None = Field(

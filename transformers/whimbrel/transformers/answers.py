@@ -1,10 +1,10 @@
-"""What a predictor answers, read the same way from every protocol: labels and the model that gave them, or an error."""
+"""What a predictor answers, read the same way from every protocol: what it found and by which model, or an error."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -25,7 +25,22 @@ from whimbrel.core.errors import (
     WhimbrelError,
 )
 from whimbrel.core.results import Prediction, ResultModel
-from whimbrel.core.tensors import INDICES, MODEL_DIGEST, MODEL_VERSION, NAMES, SCORES
+from whimbrel.core.tensors import (
+    BOXES,
+    CLASSIFICATION,
+    COUNTS,
+    DETECTION,
+    INDICES,
+    KEYPOINTS,
+    LABELS,
+    MODEL_DIGEST,
+    MODEL_VERSION,
+    NAMES,
+    OUTPUTS_OF_TASK,
+    POSE,
+    SCORES,
+)
+from whimbrel.transformers.placement import Placement
 
 _ERROR_OF_STATUS: Mapping[int, type[WhimbrelError]] = {
     400: InputRefused,
@@ -43,10 +58,16 @@ _REFUSALS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The labels of one image, best first, and the model version that gave them."""
+    """The labels or objects of one image, best first, and the model version that gave them."""
 
     predictions: tuple[Prediction, ...]
     model: ResultModel
+    task: str = CLASSIFICATION
+
+    def told_in(self, placement: Placement) -> Answer:
+        """With boxes and keypoints, which are the input's, in pixels of the picture."""
+        placed = (placement.prediction(each) for each in self.predictions)
+        return replace(self, predictions=tuple(each for each in placed if each is not None))
 
 
 class Inference(Protocol):
@@ -65,20 +86,25 @@ def answer_of(
     model_name: str, outputs: Mapping[str, NDArray[Any] | None], parameters: Mapping[str, Any] | None
 ) -> Answer:
     """The first image's answer. Raises Unavailable when the predictor speaks another language than ours."""
+    task = task_of(outputs)
     try:
-        indices, scores, names = (_first_row(outputs[name]) for name in (INDICES, SCORES, NAMES))
-        predictions = tuple(
-            Prediction(label=_text(name), index=int(index), score=float(score))
-            for index, score, name in zip(indices, scores, names, strict=True)
-        )
+        predictions = _labels(outputs) if task == CLASSIFICATION else _objects(outputs)
         stated = parameters or {}
         model = ResultModel(name=model_name, version=str(stated[MODEL_VERSION]), digest=str(stated[MODEL_DIGEST]))
     except (KeyError, IndexError, ValueError, TypeError) as error:
         raise Unavailable(
-            f"expected outputs {INDICES}, {SCORES}, {NAMES} and parameters {MODEL_VERSION}, {MODEL_DIGEST}"
-            f" from the predictor of {model_name!r}; {type(error).__name__}: {str(error)[:200]}"
+            f"expected outputs {', '.join(output.name for output in OUTPUTS_OF_TASK[task])} and parameters"
+            f" {MODEL_VERSION}, {MODEL_DIGEST} from the predictor of {model_name!r}; {type(error).__name__}:"
+            f" {str(error)[:200]}"
         ) from None
-    return Answer(predictions, model)
+    return Answer(predictions, model, task)
+
+
+def task_of(outputs: Mapping[str, Any]) -> str:
+    """A task of ours by the names of its outputs, which a task of a user's own may have as well."""
+    if BOXES not in outputs:
+        return CLASSIFICATION
+    return POSE if KEYPOINTS in outputs else DETECTION
 
 
 def error_of(status: int, body: bytes | str, retry_after: str | None) -> WhimbrelError:
@@ -102,11 +128,37 @@ def _kind_of(status: int, reason: Any) -> type[WhimbrelError]:
     return Unavailable if status == UndecodableImage.status or reason == PackageRefused.__name__ else kind
 
 
-def _first_row(output: NDArray[Any] | None) -> list[Any]:
-    if output is None or output.ndim != 2 or len(output) < 1:
-        raise ValueError(f"an output of shape {None if output is None else output.shape}, expected (N, k)")
-    row: list[Any] = output[0].tolist()
-    return row
+def _labels(outputs: Mapping[str, NDArray[Any] | None]) -> tuple[Prediction, ...]:
+    rows = (_first_row(outputs[name], 2) for name in (INDICES, SCORES, NAMES))
+    return tuple(
+        Prediction(label=_text(name), index=int(index), score=float(score))
+        for index, score, name in zip(*rows, strict=True)
+    )
+
+
+def _objects(outputs: Mapping[str, NDArray[Any] | None]) -> tuple[Prediction, ...]:
+    """Boxes and keypoints in the input's pixels."""
+    count = int(_first_row(outputs[COUNTS], 1))
+    rows = [_first_row(outputs[name], 2)[:count] for name in (LABELS, SCORES, NAMES)]
+    boxes = _first_row(outputs[BOXES], 3)[:count]
+    points = _first_row(outputs[KEYPOINTS], 4)[:count] if KEYPOINTS in outputs else [None] * count
+    return tuple(
+        Prediction(
+            label=_text(name),
+            index=int(index),
+            score=float(score),
+            box=(left, top, right - left, bottom - top),
+            keypoints=keypoints,
+        )
+        for index, score, name, (left, top, right, bottom), keypoints in zip(*rows, boxes, points, strict=True)
+    )
+
+
+def _first_row(output: NDArray[Any] | None, dimensions: int) -> Any:
+    if output is None or output.ndim != dimensions or len(output) < 1:
+        seen = None if output is None else output.shape
+        raise ValueError(f"an output of shape {seen}, expected {dimensions} dimensions")
+    return output[0].tolist()
 
 
 def _text(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""An encoded image to its labels: decode by the model's preset, ask the predictor, say so in the log."""
+"""An encoded image to its labels or objects: decode by the model's preset, ask the predictor, say so in the log."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from whimbrel.core.metrics import TRANSFORMER_IMAGES
 from whimbrel.core.package import Preset
 from whimbrel.transformers.answers import Answer
 from whimbrel.transformers.decoder import Decoder
+from whimbrel.transformers.placement import Placement
 from whimbrel.transformers.predictor import Prepare
 from whimbrel.transformers.timing import DECODE, PREDICT, Timing
 
@@ -41,12 +42,18 @@ class Classifier:
         Raises what `Decoder.decode` and `Answering.classify` raise.
         """
 
+        placed: Placement | None = None  # of the last preset, whose version is the one that answers
+
         async def prepare(preset: Preset) -> NDArray[np.uint8]:
+            nonlocal placed
             with timing.stage(DECODE), tracing.span("transformer.decode"):
-                return await self._decoder.decode(content, preset)
+                decoded = await self._decoder.decode(content, preset)
+            placed = decoded.placement
+            return decoded.pixels
 
         with timing.stage(PREDICT):
-            return await self._predictor.classify(prepare, key, version)
+            answer = await self._predictor.classify(prepare, key, version)
+        return answer if placed is None else answer.told_in(placed)
 
 
 @contextmanager
@@ -63,5 +70,7 @@ def counted() -> Iterator[None]:
 def log_answer(answer: Answer, timing_ms: dict[str, float]) -> None:
     """The line that the README's walk shows; the ids of the request, the event and the object are bound already."""
     best = answer.predictions[0] if answer.predictions else None
-    message = f"label: {best.label}, score: {best.score:.3f}" if best else "no label"
+    message = f"label: {best.label}, score: {best.score:.3f}" if best else "nothing found"
+    if best and best.box is not None:
+        message += f", the best of {len(answer.predictions)}"
     logger.info(message, extra={"model_version": answer.model.version, "timing_ms": timing_ms})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from whimbrel.transformers.answers import Inference
 from whimbrel.transformers.classifier import Answering
 from whimbrel.transformers.contract import Contract
-from whimbrel.transformers.foreign import Exchange, ForeignPredictor
+from whimbrel.transformers.foreign import FOREIGN_TOP_K, Exchange, ForeignPredictor
 from whimbrel.transformers.predictor import Predictor
 from whimbrel.transformers.predictor_http import PredictorHttp
 from whimbrel.transformers.rest_inference import RestInference
@@ -15,8 +15,9 @@ from whimbrel.transformers.settings import TransformerSettings
 def predictor_of(settings: TransformerSettings) -> Answering:
     contract = settings.predictor_contract
     if contract is None:
-        return Predictor(inference(settings), top_k=settings.top_k)
-    return ForeignPredictor(contract, exchange(settings, contract), settings.model_name, top_k=settings.top_k)
+        return Predictor(inference(settings), top_k=settings.top_k, score_threshold=settings.score_threshold)
+    top_k = settings.top_k or FOREIGN_TOP_K
+    return ForeignPredictor(contract, exchange(settings, contract), settings.model_name, top_k=top_k)
 
 
 def inference(settings: TransformerSettings) -> Inference:

@@ -19,6 +19,7 @@ from whimbrel.transformers.colours import to_rgb
 from whimbrel.transformers.containers.contents import Contents
 from whimbrel.transformers.containers.polyglot import second_format
 from whimbrel.transformers.formats import DECODABLE, FORMATS, image_format
+from whimbrel.transformers.placement import Placement, placement_of
 from whimbrel.transformers.resize import SIDES_SWAPPED, is_turned_first, resize, scaled_size, upright
 
 # `open_image` refuses by our own limit, where Pillow's would warn first.
@@ -42,13 +43,15 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class OpenedImage:
-    """An image that was not decoded yet. `memory` is how many bytes its decoding holds at most."""
+    """An image that was not decoded yet. `memory` is how many bytes its decoding holds at most; `placement`, where its
+    picture will lie in what is made of it."""
 
     image: Image.Image
     format: str
     orientation: int
     inverted: bool
     memory: int
+    placement: Placement
 
 
 def decode(content: bytes, preset: Preset | None, limits: Limits) -> NDArray[np.uint8]:
@@ -82,7 +85,8 @@ def open_image(content: bytes, preset: Preset | None, limits: Limits) -> OpenedI
     except Exception as error:  # Pillow lets out what its parsers meet: struct.error, KeyError, SyntaxError and more
         raise _undecodable(format_, error) from None
     memory = _memory(image, contents, preset) + (0 if contents.content is content else 2 * len(content))
-    return OpenedImage(image, format_, contents.orientation, contents.inverted, memory)
+    placement = placement_of((contents.width, contents.height), image.size, contents.orientation, preset)
+    return OpenedImage(image, format_, contents.orientation, contents.inverted, memory, placement)
 
 
 def prepare(opened: OpenedImage, preset: Preset | None, limits: Limits) -> NDArray[np.uint8]:

@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,9 +15,18 @@ from whimbrel.core.budget import Budget
 from whimbrel.core.errors import Unavailable, UndecodableImage
 from whimbrel.core.package import Preset
 from whimbrel.transformers.decode import Limits, OpenedImage, open_image, prepare
+from whimbrel.transformers.placement import Placement
 
 # A decoding that waits for the processor this many times longer than it may use it: the machine is overloaded.
 _PATIENCE = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """`pixels`: (height, width, 3) uint8 RGB."""
+
+    pixels: NDArray[np.uint8]
+    placement: Placement
 
 
 class Decoder:
@@ -27,8 +37,8 @@ class Decoder:
         self._limits, self._max_seconds = limits, max_seconds
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="decode")
 
-    async def decode(self, content: bytes, preset: Preset | None) -> NDArray[np.uint8]:
-        """(height, width, 3) uint8 RGB, as the preset wants it; without one in its own size.
+    async def decode(self, content: bytes, preset: Preset | None) -> Decoded:
+        """As the preset wants it; without one in its own size.
 
         Raises UnsupportedImage, UndecodableImage or PayloadTooLarge, and Unavailable when there are too many others.
         """
@@ -44,7 +54,7 @@ class Decoder:
         future = loop.run_in_executor(self._threads, self._prepare, opened, preset, clock)
         # A thread cannot be stopped: its memory is free when it ends, not when its request does.
         future.add_done_callback(lambda done: self._ended(done, taken))
-        return await self._watched(future, clock)
+        return Decoded(await self._watched(future, clock), opened.placement)
 
     def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)

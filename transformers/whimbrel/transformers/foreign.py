@@ -19,6 +19,7 @@ from whimbrel.transformers.predictor import Prepare
 
 SCHEMA = "whimbrel.dev/foreign-model/v1"
 UNKNOWN_VERSION = "unknown"
+FOREIGN_TOP_K = 5  # where the settings do not say
 
 
 class Exchange(Protocol):

@@ -1,4 +1,4 @@
-"""The transformer as a KServe model: images in by V1 or V2, labels out by the same."""
+"""The transformer as a KServe model: images in by V1 or V2, labels or objects out by the same."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from whimbrel.core.errors import InputRefused, WhimbrelError
 from whimbrel.core.kserve_sdk import InferRequest, InferResponse, Model
-from whimbrel.core.tensors import REQUEST_ID_HEADER, VERSION_HEADER
+from whimbrel.core.tensors import CLASSIFICATION, REQUEST_ID_HEADER, VERSION_HEADER
 from whimbrel.transformers import replies
 from whimbrel.transformers.answers import Answer
 from whimbrel.transformers.classifier import Classifier, counted, log_answer
@@ -48,6 +48,7 @@ class TransformerModel(Model):  # type: ignore[misc]
     def __init__(self, name: str, images: Images, classifier: Classifier, codec: ReplyCodec) -> None:
         super().__init__(name, return_response_headers=True)
         self._images, self._classifier, self._codec = images, classifier, codec
+        self._task = CLASSIFICATION  # of the last answer: nothing tells it before
         self.ready = True
 
     async def preprocess(self, payload: Any, headers: Mapping[str, str] | None = None) -> Asked:
@@ -85,6 +86,7 @@ class TransformerModel(Model):  # type: ignore[misc]
         response_headers: dict[str, str] | None = None,
     ) -> dict[str, Any] | InferResponse:
         asked, answers = result.asked, result.answers
+        self._task = answers[-1].task
         if asked.v2 is not None:
             return replies.v2(asked.v2, answers, self.name)
         if response_headers is not None:
@@ -96,8 +98,8 @@ class TransformerModel(Model):  # type: ignore[misc]
 
     def get_output_types(self) -> list[dict[str, Any]]:
         return [
-            {"name": name, "datatype": datatype, "shape": [-1] * dimensions}
-            for name, (datatype, dimensions) in replies.V2_OUTPUTS.items()
+            {"name": output.name, "datatype": output.datatype, "shape": list(output.shape)}
+            for output in replies.output_tensors(self._task)
         ]
 
     async def _classify(self, image: AskedImage, asked: Asked) -> Answer:

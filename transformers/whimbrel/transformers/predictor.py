@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from whimbrel.core import tracing
 from whimbrel.core.errors import PresetMismatch, Unavailable
 from whimbrel.core.package import Preset
-from whimbrel.core.tensors import MODEL_VERSION, PRESET_DIGEST, TOP_K
+from whimbrel.core.tensors import MODEL_VERSION, PRESET_DIGEST, SCORE_THRESHOLD, TOP_K
 from whimbrel.transformers.answers import Answer, Inference
 
 # The version that an image met first is asked until the split sends the image there again, so that a canary answers
@@ -31,8 +31,12 @@ Prepare = Callable[[Preset], Awaitable[NDArray[np.uint8]]]
 class Predictor:
     """Knows the preset of the version that answered last. Belongs to one event loop."""
 
-    def __init__(self, inference: Inference, *, top_k: int) -> None:
-        self._inference, self._top_k = inference, top_k
+    def __init__(self, inference: Inference, *, top_k: int | None = None, score_threshold: float | None = None) -> None:
+        """`top_k` and `score_threshold` of every request; what is None is the predictor's to say."""
+        self._inference = inference
+        self._wanted: dict[str, str | int] = {} if top_k is None else {TOP_K: top_k}
+        if score_threshold is not None:
+            self._wanted[SCORE_THRESHOLD] = f"{score_threshold:f}"  # a parameter of gRPC is no float
         self._preset: Preset | None = None
         self._discovery: asyncio.Task[Preset] | None = None
 
@@ -65,7 +69,7 @@ class Predictor:
     async def _infer(
         self, image: NDArray[np.uint8], preset_digest: str, key: str, version: str | None = None
     ) -> Answer:
-        parameters: dict[str, str | int] = {PRESET_DIGEST: preset_digest, TOP_K: self._top_k}
+        parameters: dict[str, str | int] = {PRESET_DIGEST: preset_digest, **self._wanted}
         if version is not None:
             parameters[MODEL_VERSION] = version
         with tracing.span("transformer.predict"):

@@ -10,22 +10,31 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from whimbrel.core.errors import Unavailable
 from whimbrel.core.kserve_sdk import InferOutput, InferRequest, InferResponse
-from whimbrel.core.tensors import DIGEST_HEADER, INDICES, MODEL_DIGEST, MODEL_VERSION, NAMES, SCORES, VERSION_HEADER
+from whimbrel.core.results import Prediction
+from whimbrel.core.tensors import (
+    BOXES,
+    CLASSIFICATION,
+    COUNTS,
+    DIGEST_HEADER,
+    INDICES,
+    KEYPOINTS,
+    LABELS,
+    MODEL_DIGEST,
+    MODEL_VERSION,
+    NAMES,
+    OUTPUTS_OF_TASK,
+    POSE,
+    SCORES,
+    VERSION_HEADER,
+    OutputTensor,
+)
 from whimbrel.transformers.answers import Answer
 
 # Of each image, as a split between two versions may answer the images of one request by both.
 MODEL_VERSIONS = "model_versions"
 MODEL_DIGESTS = "model_digests"
-
-# V2 datatype and number of dimensions.
-V2_OUTPUTS: Mapping[str, tuple[str, int]] = {
-    INDICES: ("INT64", 2),
-    SCORES: ("FP32", 2),
-    NAMES: ("BYTES", 2),
-    MODEL_VERSIONS: ("BYTES", 1),
-    MODEL_DIGESTS: ("BYTES", 1),
-}
 
 _NO_BOX = (0, 0, 0, 0)
 
@@ -60,13 +69,18 @@ CODECS: Mapping[str, ReplyCodec] = {
 
 
 def v2(request: InferRequest, answers: Sequence[Answer], model_name: str) -> InferResponse:
-    """`indices`, `scores`, `names` (N, k) and which model answered each (N), in the form that the request asked for.
+    """The task's outputs and which model answered each image (N), in the form that the request asked for. Boxes and
+    keypoints are in pixels of the pictures as they came.
 
-    A row with fewer than k labels is filled with index -1, score 0 and an empty name. The parameters name the model
-    where one version answered all images.
+    A row with fewer than k labels is filled with index -1, score 0 and an empty name, one with fewer objects alike. The
+    parameters name the model where one version answered all images. Raises Unavailable where versions of different
+    tasks did.
     """
+    task = _task_of(answers)
+    tensors = _tensors(answers, task)
     outputs = [
-        InferOutput(name, list(array.shape), V2_OUTPUTS[name][0], array) for name, array in _tensors(answers).items()
+        InferOutput(output.name, list(tensors[output.name].shape), output.datatype, tensors[output.name])
+        for output in output_tensors(task)
     ]
     if request.from_grpc:  # the SDK writes arrays for REST only
         for output in outputs:
@@ -93,15 +107,55 @@ def model_headers(answers: Sequence[Answer]) -> dict[str, str]:
     }
 
 
-def _tensors(answers: Sequence[Answer]) -> dict[str, NDArray[Any]]:
-    k = max(len(answer.predictions) for answer in answers)
-    shape = (len(answers), k)
-    indices, scores = np.full(shape, -1, np.int64), np.zeros(shape, np.float32)
-    names = np.full(shape, "", dtype=np.object_)
-    for row, answer in enumerate(answers):
-        for column, prediction in enumerate(answer.predictions):
-            indices[row, column], scores[row, column] = prediction.index, prediction.score
-            names[row, column] = prediction.label
-    versions = np.array([answer.model.version for answer in answers], dtype=np.object_)
-    digests = np.array([answer.model.digest for answer in answers], dtype=np.object_)
-    return {INDICES: indices, SCORES: scores, NAMES: names, MODEL_VERSIONS: versions, MODEL_DIGESTS: digests}
+def output_tensors(task: str) -> tuple[OutputTensor, ...]:
+    """What `v2` answers of a task: its outputs, and of each image the model that answered it."""
+    models = (OutputTensor(name, "BYTES", (-1,)) for name in (MODEL_VERSIONS, MODEL_DIGESTS))
+    return (*OUTPUTS_OF_TASK[task], *models)
+
+
+def _task_of(answers: Sequence[Answer]) -> str:
+    tasks = {answer.task for answer in answers}
+    if len(tasks) > 1:
+        raise Unavailable(
+            f"expected versions of one task behind a request, seen {', '.join(sorted(tasks))}; send its images singly",
+            retry_after_seconds=1,
+        )
+    return tasks.pop()
+
+
+def _tensors(answers: Sequence[Answer], task: str) -> dict[str, NDArray[Any]]:
+    rows = [answer.predictions for answer in answers]
+    shape = (len(rows), max(map(len, rows)))
+    tensors = {
+        INDICES if task == CLASSIFICATION else LABELS: _filled(shape, -1, np.int64, rows, lambda each: each.index),
+        SCORES: _filled(shape, 0, np.float32, rows, lambda each: each.score),
+        NAMES: _filled(shape, "", np.object_, rows, lambda each: each.label),
+        MODEL_VERSIONS: np.array([answer.model.version for answer in answers], dtype=np.object_),
+        MODEL_DIGESTS: np.array([answer.model.digest for answer in answers], dtype=np.object_),
+    }
+    if task != CLASSIFICATION:
+        tensors[COUNTS] = np.array([len(row) for row in rows], np.int64)
+        tensors[BOXES] = _filled((*shape, 4), 0, np.float32, rows, _corners)
+    if task == POSE:
+        most = max((len(each.keypoints or ()) for row in rows for each in row), default=0)
+        tensors[KEYPOINTS] = _filled((*shape, most, 3), 0, np.float32, rows, lambda each: each.keypoints)
+    return tensors
+
+
+def _filled(
+    shape: tuple[int, ...],
+    rest: int | str,
+    dtype: Any,
+    rows: Sequence[Sequence[Prediction]],
+    value: Callable[[Prediction], Any],
+) -> NDArray[Any]:
+    filled = np.full(shape, rest, dtype)
+    for row, predictions in enumerate(rows):
+        for column, prediction in enumerate(predictions):
+            filled[row, column] = value(prediction)
+    return filled
+
+
+def _corners(prediction: Prediction) -> tuple[float, float, float, float]:
+    x, y, width, height = prediction.box or _NO_BOX
+    return x, y, x + width, y + height

@@ -38,15 +38,15 @@ def resize(image: Image.Image, preset: Preset, orientation: int = 1) -> Image.Im
         image, orientation = image.transpose(_UPRIGHT[orientation]), 1
     swapped = orientation in SIDES_SWAPPED
     upright = (image.height, image.width) if swapped else image.size
-    scaled = scaled_size(upright, preset)
+    scaled, at = scaled_size(upright, preset), corner(upright, preset)
     if preset.resize == "crop" and _is_narrow(scaled):
-        return _cut_out(image, target, scaled, resample)
+        return _cut_out(image, target, scaled, at, resample)
     small = image.resize((scaled[1], scaled[0]) if swapped else scaled, resample)
     if orientation in _UPRIGHT:
         small = small.transpose(_UPRIGHT[orientation])
     if preset.resize == "stretch":
         return small
-    return _pad(small, target) if preset.resize == "pad" else _crop(small, target)
+    return _pad(small, target, at) if preset.resize == "pad" else _crop(small, target, at)
 
 
 def upright(image: Image.Image, orientation: int) -> Image.Image:
@@ -72,6 +72,15 @@ def scaled_size(size: tuple[int, int], preset: Preset) -> tuple[int, int]:
     return preset.resize_size * width // height, preset.resize_size
 
 
+def corner(size: tuple[int, int], preset: Preset) -> tuple[int, int]:
+    """Left and top of that scaled image in (height, width): below 0 where something is cut off."""
+    scaled, target = scaled_size(size, preset), (preset.width, preset.height)
+    if preset.resize == "pad":
+        return (target[0] - scaled[0]) // 2, (target[1] - scaled[1]) // 2
+    left, top = (round((scaled[side] - target[side]) / 2.0) for side in (0, 1))  # as torchvision's CenterCrop
+    return -left, -top
+
+
 def is_turned_first(size: tuple[int, int], preset: Preset, orientation: int) -> bool:
     """Whether a stored picture of `size` is turned upright before it is scaled: one that would not become small."""
     if orientation not in _UPRIGHT or preset.resize != "crop":
@@ -83,31 +92,28 @@ def _is_narrow(scaled: tuple[int, int]) -> bool:
     return scaled[0] * scaled[1] > _MAX_SCALED_PIXELS
 
 
-def _offsets(scaled: tuple[int, int], target: tuple[int, int]) -> tuple[int, int]:
-    left, top = (round((scaled[side] - target[side]) / 2.0) for side in (0, 1))  # as torchvision's CenterCrop
-    return left, top
-
-
-def _crop(scaled: Image.Image, target: tuple[int, int]) -> Image.Image:
-    left, top = _offsets(scaled.size, target)
-    return scaled.crop((left, top, left + target[0], top + target[1]))
+def _crop(scaled: Image.Image, target: tuple[int, int], at: tuple[int, int]) -> Image.Image:
+    return scaled.crop((-at[0], -at[1], target[0] - at[0], target[1] - at[1]))
 
 
 def _cut_out(
-    image: Image.Image, target: tuple[int, int], scaled: tuple[int, int], resample: Image.Resampling
+    image: Image.Image,
+    target: tuple[int, int],
+    scaled: tuple[int, int],
+    at: tuple[int, int],
+    resample: Image.Resampling,
 ) -> Image.Image:
-    left, top = _offsets(scaled, target)
     across, down = image.width / scaled[0], image.height / scaled[1]
     box = (
-        left * across,
-        top * down,
-        min(image.width, (left + target[0]) * across),
-        min(image.height, (top + target[1]) * down),
+        -at[0] * across,
+        -at[1] * down,
+        min(image.width, (target[0] - at[0]) * across),
+        min(image.height, (target[1] - at[1]) * down),
     )
     return image.resize(target, resample, box=box)
 
 
-def _pad(scaled: Image.Image, target: tuple[int, int]) -> Image.Image:
+def _pad(scaled: Image.Image, target: tuple[int, int], at: tuple[int, int]) -> Image.Image:
     padded = Image.new("RGB", target)
-    padded.paste(scaled, ((target[0] - scaled.width) // 2, (target[1] - scaled.height) // 2))
+    padded.paste(scaled, at)
     return padded

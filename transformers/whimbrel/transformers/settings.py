@@ -38,7 +38,12 @@ class TransformerSettings(ImageSettings, ModelServerSettings):
     )
     predictor_connections: int = Field(default=64, ge=1, le=4096, description="most REST requests to it at once")
     workers: int = Field(default=1, ge=1, le=1, description="processes; KServe passes it, more are more replicas")
-    top_k: int = Field(default=5, ge=1, le=1000, description="labels in an answer")
+    top_k: int | None = Field(
+        default=None, ge=1, le=1000, description="most labels or objects in an answer; absent: as the predictor has it"
+    )
+    score_threshold: float | None = Field(
+        default=None, ge=0, le=1, description="objects below it are left out; absent: as the predictor has it"
+    )
     reply_format: Literal["predictions", "data-uid"] = Field(
         default="predictions",
         description='shape of V1 answers; data-uid: {"data": [[label, score, [x, y, w, h]]], "uid", "success"}',

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import entry_points
 
 from whimbrel.core.errors import PackageRefused, SettingsError
+from whimbrel.core.tensors import CLASSIFICATION, DETECTION, POSE
 from whimbrel.predictors.network import Description
 from whimbrel.predictors.tasks.classification import Classification
 from whimbrel.predictors.tasks.detection import Detection
@@ -17,7 +18,7 @@ from whimbrel.predictors.tasks.pose import Pose
 from whimbrel.predictors.tasks.task import Task
 
 GROUP = "whimbrel.tasks"
-TASKS: Mapping[str, type[Task]] = {"classification": Classification, "detection": Detection, "pose": Pose}
+TASKS: Mapping[str, type[Task]] = {CLASSIFICATION: Classification, DETECTION: Detection, POSE: Pose}
 
 
 def task_of(description: Description, allowed: Sequence[str] = ()) -> Task:

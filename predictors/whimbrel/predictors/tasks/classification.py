@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from whimbrel.core.errors import ModelFailed
-from whimbrel.core.tensors import INDICES, NAMES, OUTPUTS_OF_TASK, SCORES, OutputTensor
+from whimbrel.core.tensors import CLASSIFICATION, INDICES, NAMES, OUTPUTS_OF_TASK, SCORES, OutputTensor
 from whimbrel.predictors.network import Description, Outputs
 from whimbrel.predictors.tasks.task import Predictions, Task, Tensors, Wanted
 
@@ -21,7 +21,7 @@ class Classification(Task):
 
     @property
     def output_tensors(self) -> tuple[OutputTensor, ...]:
-        return OUTPUTS_OF_TASK["classification"]
+        return OUTPUTS_OF_TASK[CLASSIFICATION]
 
     def outputs(self, raw: Any, images: int, top_k: int) -> Outputs:
         """`indices` int64 (N, k) and `scores` float32 (N, k), best first, k = min(top_k, classes)."""

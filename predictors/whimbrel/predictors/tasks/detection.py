@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from whimbrel.core.errors import ModelFailed
-from whimbrel.core.tensors import BOXES, COUNTS, LABELS, NAMES, OUTPUTS_OF_TASK, SCORES, OutputTensor
+from whimbrel.core.tensors import BOXES, COUNTS, DETECTION, LABELS, NAMES, OUTPUTS_OF_TASK, SCORES, OutputTensor
 from whimbrel.predictors.network import Description, Outputs
 from whimbrel.predictors.tasks.task import Predictions, Task, Tensors, Wanted
 
@@ -30,7 +30,7 @@ class Detection(Task):
 
     @property
     def output_tensors(self) -> tuple[OutputTensor, ...]:
-        return OUTPUTS_OF_TASK["detection"]
+        return OUTPUTS_OF_TASK[DETECTION]
 
     @property
     def parts(self) -> Mapping[str, tuple[int, ...]]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from whimbrel.core.errors import PackageRefused
-from whimbrel.core.tensors import KEYPOINTS, OUTPUTS_OF_TASK, OutputTensor
+from whimbrel.core.tensors import KEYPOINTS, OUTPUTS_OF_TASK, POSE, OutputTensor
 from whimbrel.predictors.network import Description
 from whimbrel.predictors.tasks.detection import Detection, Objects
 
@@ -26,7 +26,7 @@ class Pose(Detection):
 
     @property
     def output_tensors(self) -> tuple[OutputTensor, ...]:
-        *outputs, points = OUTPUTS_OF_TASK["pose"]
+        *outputs, points = OUTPUTS_OF_TASK[POSE]
         return (*outputs, OutputTensor(points.name, points.datatype, (-1, -1, len(self.description.keypoints), 3)))
 
     @property

@@ -104,7 +104,7 @@ class OutputsSink:
                 logger.info("nothing to draw on: %s", gone)
                 return "gone"
             async with self._pictures.held(1):
-                picture = await self._decoder.decode(fetched.content, None)
+                picture = (await self._decoder.decode(fetched.content, None)).pixels
                 async with self._decoder.budget.held(_DRAWING * picture.nbytes):
                     written = await self._in_thread(functools.partial(self._write, picture, result))
         return "new" if written else "duplicate"
