@@ -68,8 +68,8 @@ bench-api: $(VENV)/.dev ## measure the one-machine API with 1,000 objects; rewri
 bench-gateway: $(VENV)/.dev ## measure what the gateway adds to a request and the engine to a start; rewrites the table in benchmarks/README.md
 	@PYTHONPATH=benchmarks $(BIN)/python benchmarks/gateway.py
 
-bench-predictor: $(VENV)/.dev ## measure the predictor against a bare loop, swaps under load and the start; rewrites the tables in benchmarks/README.md and predictor.png
-	@GOMP_SPINCOUNT=10000 PYTHONPATH=benchmarks $(BIN)/python benchmarks/predictor.py
+bench-predictor: $(VENV)/.dev ## measure the predictor against a bare loop and its peers, swaps under load and the start (SECTIONS=peers,swaps: only those); rewrites the tables in benchmarks/README.md and their pictures
+	@GOMP_SPINCOUNT=10000 SECTIONS=$(SECTIONS) PYTHONPATH=benchmarks $(BIN)/python -m predictor
 
 bench-sources: $(VENV)/.dev services ## measure the sources against one event at a time and the HTTP client alone; rewrites the table in benchmarks/README.md
 	@PYTHONPATH=benchmarks:tests/support $(BIN)/python benchmarks/sources.py

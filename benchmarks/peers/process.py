@@ -1,0 +1,79 @@
+"""A peer as a process on loopback that has answered, and ends with all that it started."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+from clients import Form, answer_of
+from peers.catalog import Peer
+
+START_SECONDS, END_SECONDS = 180.0, 30.0
+_PORTS = ("PEER_PORT", "PEER_SECOND_PORT", "PEER_THIRD_PORT", "PEER_FOURTH_PORT", "PEER_FIFTH_PORT")
+_BENCHMARKS = Path(__file__).parents[1]
+
+
+class NotStarted(Exception):
+    """One line: why a peer does not answer."""
+
+
+@contextmanager
+def serving(peer: Peer, package: Path, threads: int, form: Form) -> Iterator[int]:
+    """The port of a peer that serves the model package and has answered. Raises NotInstalled and NotStarted."""
+    ports = dict(zip(_PORTS, free_ports(len(_PORTS)), strict=True))
+    given = {name: str(number) for name, number in ports.items()} | peer.environment
+    given |= {"PEER_PACKAGE": str(package), "OMP_NUM_THREADS": str(threads), "PYTHONPATH": str(_BENCHMARKS)}
+    command = [str(peer.python()), *peer.arguments]
+    with tempfile.TemporaryDirectory() as folder, (Path(folder) / "log").open("w+b") as log:
+        process = subprocess.Popen(command, env=os.environ | given, cwd=folder, stdout=log, stderr=subprocess.STDOUT)
+        try:
+            _wait_for_an_answer(process, form, ports["PEER_PORT"], Path(log.name))
+            yield ports["PEER_PORT"]
+        finally:
+            end(process)
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """SIGTERM, then SIGKILL for whatever of its descendants is left."""
+    family = []
+    if process.poll() is None:
+        parent = psutil.Process(process.pid)
+        family = [parent, *parent.children(recursive=True)]
+    process.terminate()
+    _, left = psutil.wait_procs(family, timeout=END_SECONDS)
+    for each in left:
+        each.kill()
+    process.wait(END_SECONDS)
+
+
+def free_ports(count: int) -> list[int]:
+    """Of loopback, all different."""
+    probes = [socket.socket() for _ in range(count)]
+    for probe in probes:
+        probe.bind(("127.0.0.1", 0))
+    numbers = [int(probe.getsockname()[1]) for probe in probes]
+    for probe in probes:
+        probe.close()
+    return numbers
+
+
+def _wait_for_an_answer(process: subprocess.Popen[bytes], form: Form, port: int, log: Path) -> None:
+    started = time.perf_counter()
+    while answer_of(form, port) is None:
+        if process.poll() is not None:
+            raise NotStarted(f"not started: ended with status {process.returncode}: {_last_line(log)}")
+        if time.perf_counter() - started > START_SECONDS:
+            raise NotStarted(f"not started: no answer within {START_SECONDS:g} s: {_last_line(log)}")
+        time.sleep(0.1)
+
+
+def _last_line(log: Path) -> str:
+    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    return lines[-1][:300] if lines else "nothing said"
