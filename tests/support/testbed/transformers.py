@@ -32,6 +32,17 @@ def running_transformer(log: Path, store: Store, predictor_host: str, *arguments
         yield Transformer(process, url)
 
 
+@contextmanager
+def running_outputs(log: Path, store: Store, bucket: str, *arguments: str) -> Iterator[str]:
+    """The URL of an outputs sink that writes to `bucket`, once it is ready."""
+    options = ("outputs", "--outputs-bucket", bucket, "--http-port", "0", *arguments)
+    with running("whimbrel.transformers", *options, log=log, **store.settings_environment) as process:
+        process.wait_until(lambda: _port(process), "the port")
+        url = f"http://127.0.0.1:{_port(process)}"
+        process.wait_until(lambda: answers(f"{url}/healthz"), "the sink")
+        yield url
+
+
 def _port(process: Running) -> int | None:
     found = re.search(r'"http_port": (\d+)', process.output())
     return int(found[1]) if found else None
