@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from testbed import pt2_archives
 from whimbrel.core.errors import InputRefused, PackageRefused, Unavailable
 from whimbrel.core.package import WEIGHTS, Preset, verify
+from whimbrel.mlflow.detectors import detector
 from whimbrel.mlflow.packages import import_exported, import_torchvision
 
 pytestmark = pytest.mark.torch
@@ -79,3 +81,67 @@ def test_a_folder_with_something_else_in_it_is_left_alone(tmp_path: Path) -> Non
     with pytest.raises(InputRefused, match="name another"):
         import_exported(file, tmp_path, labels=["cat"], preset=PRESET)
     assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "resize", "sizes"),
+    [
+        ("ssdlite320_mobilenet_v3_large", (320, 320), "stretch", {}),
+        ("fasterrcnn_mobilenet_v3_large_320_fpn", (416, 416), "pad", {"min_size": 416, "max_size": 416}),
+    ],
+)
+def test_a_detector_is_resized_once(
+    name: str, size: tuple[int, int], resize: str, sizes: dict[str, int], tmp_path: Path
+) -> None:
+    manifest = import_torchvision(name, "none", tmp_path / "package").manifest
+    preset = manifest.preset
+    assert ((preset.height, preset.width), preset.resize) == (size, resize)
+    assert (preset.mean, preset.std) == ((0, 0, 0), (1, 1, 1))
+    assert (manifest.task, manifest.labels[:2], len(manifest.labels)) == ("detection", ("__background__", "person"), 91)
+    assert manifest.architecture_options == {"num_classes": 91, **sizes}
+
+
+def test_a_pose_names_its_keypoints(tmp_path: Path) -> None:
+    package = import_torchvision(
+        "keypointrcnn_resnet50_fpn",
+        "none",
+        tmp_path / "package",
+        labels=["__background__", "bird"],
+        keypoints=["beak", "tail"],
+        size=(96, 128),
+    )
+    manifest = package.manifest
+    assert (manifest.task, manifest.keypoints) == ("pose", ("beak", "tail"))
+    assert manifest.architecture_options == {"num_classes": 2, "num_keypoints": 2, "min_size": 96, "max_size": 128}
+
+
+def test_published_weights_of_a_detector_bring_names_and_the_eps_of_their_norms() -> None:
+    from torchvision import models
+
+    pose = models.get_model_weights("keypointrcnn_resnet50_fpn")["COCO_V1"]
+    found = detector("keypointrcnn_resnet50_fpn", pose, published=True, labels=None, keypoints=None, size=None)
+    assert (found.labels, found.keypoints[0], len(found.keypoints)) == (("no person", "person"), "nose", 17)
+    assert (found.preset.height, found.options["norm_eps"], found.options["min_size"]) == (1056, 0.0, 1056)
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "refusal"),
+    [
+        ("ssd300_vgg16", {"size": (320, 320)}, "no size but 300x300"),
+        ("ssd300_vgg16", {"labels": ["cat"]}, "__background__ as the first label of ssd300_vgg16"),
+        ("ssd300_vgg16", {"keypoints": ["tail"]}, "no keypoints"),
+        ("squeezenet1_1", {"size": (64, 64)}, "neither keypoints nor size"),
+        ("maskrcnn_resnet50_fpn", {}, "for classification, detection or pose, seen 'maskrcnn_resnet50_fpn'"),
+    ],
+)
+def test_what_does_not_fit_a_network_is_refused(name: str, given: dict[str, Any], refusal: str, tmp_path: Path) -> None:
+    with pytest.raises(InputRefused, match=refusal):
+        import_torchvision(name, "none", tmp_path / "package", **given)
+
+
+def test_an_exported_network_may_be_for_a_task_of_ones_own(tmp_path: Path) -> None:
+    file = pt2_archives.write(tmp_path / "net.pt2", pt2_archives.entries())
+    package = import_exported(file, tmp_path / "package", labels=["cat"], preset=PRESET, task="acme.tags")
+    assert package.manifest.task == "acme.tags"
+    with pytest.raises(InputRefused, match="expected torchvision:NAME for detection"):
+        import_exported(file, tmp_path / "other", labels=["cat"], preset=PRESET, task="detection")

@@ -34,7 +34,7 @@ def name() -> str:
     return f"digits-{uuid.uuid4().hex[:8]}"
 
 
-def package(folder: Path, content: bytes = b"weights") -> Package:
+def package(folder: Path, content: bytes = b"weights", **more: object) -> Package:
     folder.mkdir()
     (folder / WEIGHTS).write_bytes(content)
     fields = {
@@ -44,7 +44,7 @@ def package(folder: Path, content: bytes = b"weights") -> Package:
         "labels": ["zero", "one"],
         "torch_version": "2.15.0",
     }
-    return write_manifest(folder, fields, [WEIGHTS])
+    return write_manifest(folder, fields | more, [WEIGHTS])
 
 
 @pytest.fixture
@@ -89,14 +89,25 @@ def test_run_and_tags_say_what_it_is_and_where_it_comes_from(
     assert parameters["input"] == "8x8 stretch"
 
 
-def test_mlflow_reads_the_signature(made: Package, name: str, tracking_uri: str, s3: S3Client) -> None:
+@pytest.mark.parametrize(
+    ("task", "outputs"),
+    [
+        ("classification", ["indices", "scores", "names"]),
+        ("pose", ["boxes", "labels", "scores", "counts", "names", "keypoints"]),
+        ("acme.tags", None),
+    ],
+)
+def test_mlflow_reads_the_signature(
+    name: str, tracking_uri: str, s3: S3Client, tmp_path: Path, *, task: str, outputs: list[str] | None
+) -> None:
     from mlflow.models import Model
 
+    made = package(tmp_path / task, task=task, keypoints=["beak", "tail"])
     place = ObjectRef.from_uri(register(made, name, tracking_uri, s3).uri)
     mlmodel = s3.get_object(Bucket=place.bucket, Key=f"{place.key}/{MLMODEL}")["Body"].read()
     signature = Model.from_dict(yaml.safe_load(mlmodel)).signature
     assert [(spec.name, spec.shape) for spec in signature.inputs] == [("images", (-1, 8, 8, 3))]
-    assert signature.outputs.input_names() == ["indices", "scores", "names"]
+    assert (signature.outputs.input_names() if signature.outputs else None) == outputs
 
 
 def test_a_package_is_registered_once(made: Package, name: str, tracking_uri: str, s3: S3Client) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,12 +15,24 @@ from whimbrel.cli.options import DEFAULT_STATE, OutputFormat, State
 from whimbrel.core import pt2
 from whimbrel.core.errors import InputRefused, NotFound
 from whimbrel.core.package import Package, Preset, verify
+from whimbrel.core.tensors import CLASSIFICATION
 from whimbrel.mlflow import registry_view
 
 if TYPE_CHECKING:
     from whimbrel.mlflow.register import Origin, RegisteredVersion
 
 CHAMPION = "champion"
+
+
+@dataclass(frozen=True, slots=True)
+class Described:
+    """What the options of `import` say of a network that its file does not."""
+
+    labels: list[str] | None
+    keypoints: list[str] | None
+    size: tuple[int, int] | None
+    task: str
+
 
 app = typer.Typer(no_args_is_help=True, help="Train, import, check and list model versions.")
 
@@ -65,13 +77,16 @@ def import_command(
         str, typer.Option(help="of torchvision:NAME: DEFAULT, an enum's member, FILE.safetensors, or none (random)")
     ] = "DEFAULT",
     labels: Annotated[Path | None, typer.Option(help="file with one label a line")] = None,
-    size: Annotated[str | None, typer.Option(help="of FILE.pt2: HEIGHTxWIDTH of its input")] = None,
+    keypoints: Annotated[Path | None, typer.Option(help="of a pose: file with one name of a keypoint a line")] = None,
+    size: Annotated[str | None, typer.Option(help="of FILE.pt2 or a detector: HEIGHTxWIDTH of its input")] = None,
+    task: Annotated[str, typer.Option(help="of FILE.pt2: classification, or an installed task")] = CLASSIFICATION,
     alias: Annotated[str | None, typer.Option(help="point this alias at the version")] = None,
     state: State = DEFAULT_STATE,
 ) -> None:
     """Make a model package and register it as a new version. The same package again is the version it was."""
     with tempfile.TemporaryDirectory() as folder:
-        package = _package(source, Path(folder) / "package", weights, labels, size)
+        named, points = (None if file is None else _lines(file) for file in (labels, keypoints))
+        package = _package(source, Path(folder) / "package", weights, Described(named, points, _size(size), task))
         say(_line(_register(package, name, state, None, alias)))
 
 
@@ -163,18 +178,18 @@ def point(
     say(f"{place.uri}  version {version.version}")
 
 
-def _package(source: str, folder: Path, weights: str, labels: Path | None, size: str | None) -> Package:
+def _package(source: str, folder: Path, weights: str, given: Described) -> Package:
     from whimbrel.mlflow import packages
 
-    named = None if labels is None else _lines(labels)
+    labels, size = given.labels, given.size
     if source.startswith("torchvision:"):
-        return packages.import_torchvision(source.removeprefix("torchvision:"), weights, folder, labels=named)
+        name = source.removeprefix("torchvision:")
+        return packages.import_torchvision(name, weights, folder, labels=labels, keypoints=given.keypoints, size=size)
     if source.endswith(".pt2"):
-        if named is None or size is None:
+        if labels is None or size is None:
             raise InputRefused(f"expected --labels and --size for {source}, seen only part of them")
-        height, width = _size(size)
-        preset = Preset(height=height, width=width)
-        return packages.import_exported(Path(source), folder, labels=named, preset=preset)
+        preset = Preset(height=size[0], width=size[1])
+        return packages.import_exported(Path(source), folder, labels=labels, preset=preset, task=given.task)
     return _verified(Path(source), None)
 
 
@@ -206,7 +221,9 @@ def _selected(model: str) -> tuple[str, str]:
     return name, selector
 
 
-def _size(text: str) -> tuple[int, int]:
+def _size(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
     height, _, width = text.partition("x")
     if not (height.isdecimal() and width.isdecimal()):
         raise InputRefused(f"expected a size as HEIGHTxWIDTH, 224x224 for instance, seen {text!r}")

@@ -68,7 +68,9 @@ def watch(
 def line(result: Result) -> str:
     """The one line of a result, as the transformer logs it."""
     label, score = _answer(result)
-    return f"{result.object.key}  label: {label}, score: {score}  (model version {result.model.version})"
+    objects = sum(prediction.box is not None for prediction in result.predictions)
+    found = f"label: {label}, score: {score}" + (f", the best of {objects}" if objects else "")
+    return f"{result.object.key}  {found}  (model version {result.model.version})"
 
 
 def _answer(result: Result) -> tuple[str, str]:

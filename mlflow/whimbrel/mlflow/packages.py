@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, Final
 from whimbrel.core import calibration
 from whimbrel.core.errors import InputRefused, PackageRefused, Unavailable
 from whimbrel.core.package import EXPORTED, EXPORTED_ARCHITECTURE, WEIGHTS, Package, Preset, verify, write_manifest
+from whimbrel.core.tensors import CLASSIFICATION, DETECTION, POSE
+from whimbrel.mlflow.detectors import NORM_EPS, detector, is_detector
 from whimbrel.mlflow.exported import rewrite
 from whimbrel.mlflow.staging import staged
 
@@ -34,13 +36,16 @@ def import_torchvision(
     folder: Path,
     *,
     labels: Sequence[str] | None = None,
+    keypoints: Sequence[str] | None = None,
+    size: tuple[int, int] | None = None,
     calibrate: Prepared | None = None,
 ) -> Package:
-    """A package of torchvision's classification network `name`.
+    """A package of torchvision's network `name`, for classification, detection or pose.
 
     `weights`: `DEFAULT` or a name of the network's weights enum, which brings its labels and preset; a state dict in
     a .safetensors file; or `none`, random (but always the same) weights for measurements. With a file or `none`,
-    preset and labels are those of DEFAULT, unless `labels` are given. `calibrate` prepares the calibration set.
+    preset and labels are those of DEFAULT, unless `labels` are given. `keypoints` are those of a pose; `size`, height
+    and width, is that of a detector's input, whose pictures are padded to it. `calibrate` prepares the calibration set.
     Raises InputRefused (no such network or weights, no images for a set), PackageRefused (weights that do not fit)
     and Unavailable (weights neither cached nor to be had).
     """
@@ -48,25 +53,35 @@ def import_torchvision(
     from safetensors.torch import save_file
     from torchvision import models
 
-    if name not in models.list_models(module=models):
-        raise InputRefused(f"expected a classification network of torchvision, seen {name!r}; resnet50 is one")
+    if name not in models.list_models(module=models) and not is_detector(name):
+        raise InputRefused(
+            f"expected a network of torchvision for classification, detection or pose, seen {name!r}; resnet50 "
+            "is one, fasterrcnn_resnet50_fpn another"
+        )
     entry = _weights_entry(name, weights)
-    if labels is not None and entry.name == weights:
+    published = entry.name == weights
+    if labels is not None and published:
         raise InputRefused(f"expected no labels with the weights {weights}, which bring their own")
-    named = list(labels or entry.meta["categories"])
-    options = _architecture_options(name, entry) | ({"num_classes": len(named)} if labels is not None else {})
+    if is_detector(name):
+        found = detector(name, entry, published=published, labels=labels, keypoints=keypoints, size=size)
+        options, preset = found.options, found.preset
+        fields = {"task": found.task, "labels": found.labels, "keypoints": found.keypoints}
+    elif keypoints is not None or size is not None:
+        raise InputRefused(f"expected neither keypoints nor size for {name}, a network for classification")
+    else:
+        named = list(labels or entry.meta["categories"])
+        options = _architecture_options(name, entry) | ({"num_classes": len(named)} if labels is not None else {})
+        preset, fields = _preset(entry), {"task": CLASSIFICATION, "labels": named}
     state = _state(name, weights, entry, options)
     with staged(folder) as staging:
         save_file({key: tensor.contiguous() for key, tensor in state.items()}, staging / WEIGHTS)
-        preset = _preset(entry)
         write_manifest(
             staging,
             {
-                "task": "classification",
+                **fields,
                 "architecture": f"torchvision:{name}",
                 "architecture_options": options,
                 "preset": preset.model_dump(mode="json", exclude_none=True),
-                "labels": named,
                 "torch_version": str(torch.__version__),
             },
             [WEIGHTS, *_calibration(calibrate, preset, staging)],
@@ -75,22 +90,31 @@ def import_torchvision(
 
 
 def import_exported(
-    file: Path, folder: Path, *, labels: Sequence[str], preset: Preset, calibrate: Prepared | None = None
+    file: Path,
+    folder: Path,
+    *,
+    labels: Sequence[str],
+    preset: Preset,
+    task: str = CLASSIFICATION,
+    calibrate: Prepared | None = None,
 ) -> Package:
     """A package of the network in `file`, an archive of torch.export.save, less whatever torch would unpickle.
 
-    It takes normalised float (N, 3, height, width) and gives (N, number of labels); `calibrate` prepares the
-    calibration set. Raises PackageRefused when it is unsafe or gives something else, InputRefused for no such set.
+    It takes normalised float (N, 3, height, width) and gives (N, number of labels), or whatever `task`, one of a
+    user's own, reads; `calibrate` prepares the calibration set. Raises PackageRefused when it is unsafe or gives
+    something else, InputRefused for no such set and for a task that no exported network is for.
     """
     import torch
 
+    if task in (DETECTION, POSE):
+        raise InputRefused(f"expected torchvision:NAME for {task}, or a task of your own for {file}, seen {task!r}")
     with staged(folder) as staging:
         rewrite(file, staging / EXPORTED)
-        _check_answer(staging / EXPORTED, file, preset, len(labels))
+        _check_answer(staging / EXPORTED, file, preset, len(labels) if task == CLASSIFICATION else None)
         write_manifest(
             staging,
             {
-                "task": "classification",
+                "task": task,
                 "architecture": EXPORTED_ARCHITECTURE,
                 "preset": preset.model_dump(mode="json", exclude_none=True),
                 "labels": list(labels),
@@ -135,7 +159,7 @@ def _state(name: str, weights: str, entry: Any, options: dict[str, Any]) -> dict
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        network = models.get_model(name, weights=None, **options)
+        network = models.get_model(name, weights=None, **_arguments(name, options))
     if weights == NO_WEIGHTS:
         return dict(network.state_dict())
     state = _state_of_file(Path(weights)) if weights.endswith(".safetensors") else _downloaded(name, entry)
@@ -144,6 +168,12 @@ def _state(name: str, weights: str, entry: Any, options: dict[str, Any]) -> dict
     except RuntimeError as error:
         raise PackageRefused(f"expected the weights of torchvision's {name}, seen others: {str(error)[:300]}") from None
     return state
+
+
+def _arguments(name: str, options: dict[str, Any]) -> dict[str, Any]:
+    """Without a download of a detector's backbone."""
+    given = {key: value for key, value in options.items() if key != NORM_EPS}
+    return given | ({"weights_backbone": None} if is_detector(name) else {})
 
 
 def _state_of_file(path: Path) -> dict[str, torch.Tensor]:
@@ -200,16 +230,20 @@ def _preset(entry: Any) -> Preset:
     )
 
 
-def _check_answer(exported: Path, file: Path, preset: Preset, classes: int) -> None:
+def _check_answer(exported: Path, file: Path, preset: Preset, classes: int | None) -> None:
+    """That it computes, and without `classes` whatever; it is for a task of a user's own."""
     import torch
 
-    expected = f"expected {file} to take (N, 3, {preset.height}, {preset.width}) and give (N, {classes})"
+    gives = "" if classes is None else f" and give (N, {classes})"
+    expected = f"expected {file} to take (N, 3, {preset.height}, {preset.width}){gives}"
     try:
         network: Any = torch.export.load(exported).module()
         with torch.no_grad():
             scores = [network(torch.zeros(count, 3, preset.height, preset.width)) for count in (1, 3)]
     except Exception as error:  # whatever a foreign network raises
         raise PackageRefused(f"{expected}, seen {type(error).__name__}: {str(error)[:300]}") from None
+    if classes is None:
+        return
     shapes = [tuple(score.shape) if isinstance(score, torch.Tensor) else type(score).__name__ for score in scores]
     if shapes != [(1, classes), (3, classes)]:
         raise PackageRefused(f"{expected}, seen {shapes} for 1 and 3 images; give as many labels as it has outputs")

@@ -24,7 +24,7 @@ from whimbrel.core.package import EXPORTED_ARCHITECTURE, MANIFEST, Package, veri
 from whimbrel.core.package_transfer import upload
 from whimbrel.core.references import ObjectRef
 from whimbrel.core.registry import DIGEST_TAG, location_of
-from whimbrel.core.tensors import IMAGES, INDICES, NAMES, SCORES
+from whimbrel.core.tensors import IMAGES, OUTPUTS_OF_TASK
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -35,6 +35,8 @@ ACCURACY_TAG: Final = "whimbrel.held_out_accuracy"
 CODE_TAG: Final = "whimbrel.code_commit"
 DATA_TAG: Final = "whimbrel.data_digest"
 PARENT_TAG: Final = "whimbrel.parent_version"
+
+_DTYPES: Final = {"INT64": "int64", "FP32": "float32", "BYTES": "str"}  # V2's datatype: numpy's
 
 MLMODEL: Final = "MLmodel"
 ACCURACY: Final = "held_out_accuracy"
@@ -172,6 +174,7 @@ def _parameters(package: Package, origin: Origin) -> dict[str, str]:
         "architecture": manifest.architecture,
         "task": manifest.task,
         "labels": str(len(manifest.labels)),
+        **({"keypoints": str(len(manifest.keypoints))} if manifest.keypoints else {}),
         "input": f"{manifest.preset.height}x{manifest.preset.width} {manifest.preset.resize}",
         "torch_version": manifest.torch_version or "unknown",
         **origin.parameters,
@@ -199,15 +202,11 @@ def _mlmodel(package: Package, model: Any, run_id: str) -> Any:
     from mlflow.types import Schema, TensorSpec
 
     preset = package.manifest.preset
+    outputs = OUTPUTS_OF_TASK.get(package.manifest.task)  # of a task of a user's own, only the predictor knows
     signature = ModelSignature(
         inputs=Schema([TensorSpec(np.dtype("uint8"), (-1, preset.height, preset.width, 3), IMAGES)]),
-        outputs=Schema(
-            [
-                TensorSpec(np.dtype("int64"), (-1, -1), INDICES),
-                TensorSpec(np.dtype("float32"), (-1, -1), SCORES),
-                TensorSpec(np.dtype("str"), (-1, -1), NAMES),
-            ]
-        ),
+        outputs=outputs
+        and Schema([TensorSpec(np.dtype(_DTYPES[each.datatype]), each.shape, each.name) for each in outputs]),
     )
     return Model(
         artifact_path=model.artifact_location,

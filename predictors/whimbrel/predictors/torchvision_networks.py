@@ -38,7 +38,7 @@ _MODULES = {  # by how the names of the networks begin
     r"efficientnet": "efficientnet",
 }
 
-_DETECTORS = r"(fasterrcnn|keypointrcnn|maskrcnn|retinanet|fcos|ssd)"
+_DETECTORS = r"(fasterrcnn|keypointrcnn|retinanet|fcos|ssd)"
 _NORM_EPS = "norm_eps"
 
 _entered: dict[str, ModuleType] = {}

@@ -41,7 +41,7 @@ Cpu = Annotated[
 ]
 Memory = Annotated[str, Field(pattern=r"^[1-9][0-9]*(Ki|Mi|Gi|Ti|k|M|G|T)$")]
 
-_MODEL = r"^((pointer\+)?s3://[^/\s]+/\S+|file:///\S+|models:/[^/]+(@|/)[^/@]+|null:[0-9]+(,[0-9]+x[0-9]+)?(,\S+)?)$"
+_MODEL = r"^((pointer\+)?s3://[^/\s]+/\S+|file:///\S+|models:/[^/]+(@|/)[^/@]+|null:((detection|pose):)?[0-9]+(,[0-9]+x[0-9]+)?(,\S+)?)$"
 _DIGEST = r"^sha256:[0-9a-f]{64}$"
 
 
@@ -151,7 +151,7 @@ class Model(Section):
     uri: str = Field(
         pattern=_MODEL,
         description="models:/NAME@ALIAS or models:/NAME/VERSION of the registry, s3://BUCKET/PREFIX, "
-        "pointer+s3://BUCKET/KEY, or null:CLASSES, which answers by rule",
+        "pointer+s3://BUCKET/KEY, or null:[TASK:]CLASSES, which answers by rule",
     )
     digest: str | None = Field(
         default=None, pattern=_DIGEST, description="digest of the package to expect; required with s3:// and file://"

@@ -23,6 +23,7 @@ TRIES: Final = 3
 TIMEOUT_SECONDS: Final = 30.0
 MAX_REASON: Final = 300
 LOADING_SECONDS: Final = 60.0  # a replica that has just started is ready before it holds the candidate: 404 until then
+NOTHING: Final = {"label": "", "score": 0.0}
 _BUSY: Final = frozenset({409, 429, 503})
 _WAIT_SECONDS: Final = 0.2
 
@@ -112,11 +113,12 @@ def _reason(response: httpx.Response | None) -> str:
 
 
 def _best(response: httpx.Response | None) -> dict[str, Any] | None:
-    """The best prediction of a V1 answer; None for anything else."""
+    """The best prediction of a V1 answer, `NOTHING` where a detector found no object; None for anything else."""
     if response is None or response.status_code != httpx.codes.OK:
         return None
     try:
-        best = response.json()["predictions"][0][0]
+        (predictions,) = response.json()["predictions"]
+        best = predictions[0] if predictions else NOTHING
         return best if {"label", "score"} <= best.keys() else None
     except (ValueError, KeyError, IndexError, TypeError, AttributeError):
         return None

@@ -1,0 +1,38 @@
+"""What an answer says of a version when two are compared: its best label, none, or that it failed."""
+
+from __future__ import annotations
+
+import json
+
+import httpx
+import pytest
+
+from testbed.answering import Answer, answering
+from whimbrel.mlflow.rollout.comparing import Comparing, Comparison, Place
+from whimbrel.mlflow.rollout.known_objects import KnownObject
+
+
+@pytest.mark.parametrize(
+    ("predictions", "seen"),
+    [
+        ([[{"label": "cat", "score": 0.5}, {"label": "dog", "score": 0.25}]], ("cat", 0.5, False)),
+        ([[]], ("", 0.0, False)),
+        ([], (None, None, True)),
+        ([[{"label": "cat"}]], (None, None, True)),
+    ],
+    ids=["objects", "none", "no image", "no score"],
+)
+@pytest.mark.anyio
+async def test_the_best_of_a_picture_stands_for_it(
+    predictions: list[object], seen: tuple[str | None, float | None, bool]
+) -> None:
+    body = json.dumps({"predictions": predictions}).encode()
+    with answering(lambda _: Answer(body=body)) as server:
+        async with httpx.AsyncClient() as client:
+            comparing = Comparing(client, Place(server.url), "pets", ("1", "2"))
+            found: list[Comparison] = [
+                each async for each in comparing.each([KnownObject(uri="s3://photos/a.png")], per_second=100)
+            ]
+    (comparison,) = found
+    for answer in (comparison.champion, comparison.candidate):
+        assert (answer.label, answer.score, answer.failed) == seen
