@@ -1,10 +1,11 @@
 """What holds on the one-machine engine and on KServe with Knative alike; `make test-cluster` runs it on the latter.
 
-Nothing in here may assume what only one of them gives. See testbed/either_engine.py for the settings.
+Nothing in here may assume what only one of them gives. testbed/either_engine.py has the settings.
 """
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 from collections.abc import Iterator
@@ -15,20 +16,23 @@ import grpc
 import httpx
 import pytest
 
-from testbed.either_engine import (
+from testbed.either_engine import Cluster, chosen, namespace, request
+from testbed.either_events import Events, answered, created, events
+from testbed.either_objects import (
     MODEL,
     NO_SHARE,
-    Cluster,
-    chosen,
+    RETRY,
+    SIDE,
     inference_service,
     model_uri,
-    namespace,
     new_model,
-    request,
+    over_grpc,
     share,
 )
+from testbed.engine import picture
 from testbed.kubernetes_api import needs_kubectl
 from testbed.processes import wait_for
+from whimbrel.core.cloudevent import json_event
 
 pytestmark = needs_kubectl
 
@@ -46,7 +50,7 @@ def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
 @pytest.fixture(scope="module")
 def birds(cluster: Cluster) -> str:
     """An InferenceService whose tests follow each other."""
-    cluster.apply(inference_service(cluster, "birds"))
+    cluster.apply(inference_service(cluster.image, "birds"))
     cluster.wait_ready("isvc", "birds")
     return "birds"
 
@@ -121,25 +125,111 @@ def test_grpc_goes_through_with_its_trailers(cluster: Cluster) -> None:
     from kserve.protocol.grpc import grpc_predict_v2_pb2 as messages
     from kserve.protocol.grpc import grpc_predict_v2_pb2_grpc as services
 
-    document = inference_service(cluster, "terns")
-    document["spec"]["predictor"]["containers"][0]["ports"] = [{"name": "h2c", "containerPort": 8081}]
-    cluster.apply(document)
+    cluster.apply(over_grpc(inference_service(cluster.image, "terns")))
     cluster.wait_ready("isvc", "terns")
     url, host = cluster.url("isvc", "terns")
+    images = messages.ModelInferRequest.InferInputTensor(name="images", datatype="UINT8", shape=[1, SIDE, SIDE, 3])
+    images.contents.uint_contents.extend([0] * (SIDE * SIDE * 3))
     options = [("grpc.default_authority", host)]
     with grpc.insecure_channel(url.removeprefix("http://"), options=options) as channel:
         stub = services.GRPCInferenceServiceStub(channel)
         ready = stub.ModelReady(messages.ModelReadyRequest(name=MODEL), timeout=60)
+        answer = stub.ModelInfer(messages.ModelInferRequest(model_name=MODEL, inputs=[images]), timeout=60)
         with pytest.raises(grpc.RpcError) as refused:
             stub.ModelInfer(messages.ModelInferRequest(model_name=MODEL), timeout=60)
     cluster.kubectl("delete", "isvc", "terns")
 
     assert ready.ready
+    assert {each.name for each in answer.outputs} >= {"indices", "scores"}
     assert refused.value.code() == grpc.StatusCode.INVALID_ARGUMENT
 
 
+@pytest.fixture(scope="module")
+def wood(cluster: Cluster) -> Iterator[Events]:
+    with events(cluster, "wrens") as found:
+        yield found
+
+
+def test_an_image_is_classified_by_v1(cluster: Cluster, wood: Events) -> None:
+    url, host = cluster.url("isvc", wood.classifier)
+    instances = [{"b64": base64.b64encode(picture(number)).decode()} for number in (3, 14)]
+
+    answer = httpx.post(
+        f"{url}/v1/models/{wood.classifier}:predict",
+        json={"instances": instances},
+        headers={"host": host},
+        timeout=60,
+        trust_env=False,
+    )
+
+    assert answer.status_code == 200, answer.text
+    assert [each[0]["label"] for each in answer.json()["predictions"]] == ["one-3", "one-4"]
+
+
+def test_an_event_about_an_object_comes_out_as_its_result(wood: Events) -> None:
+    wood.put("seven.png", picture(7))
+    event = created("seven.png", len(picture(7)))
+
+    def found() -> bool:
+        return wood.post(event) < 300 and bool(wood.results("seven.png"))
+
+    wait_for(found, "the result", 180)
+    result = json.loads(wood.results("seven.png")[0].data or b"")
+    assert result["schema"] == "whimbrel.dev/result/v1"
+    assert result["predictions"][0]["label"] == "one-7"
+    assert result["event"]["id"] == event.id
+
+
+def test_what_is_no_image_becomes_a_dead_letter_with_its_reason(wood: Events) -> None:
+    wood.put("letter.png", b"Dear bucket")
+    event = created("letter.png", 11)
+
+    wood.post(event)
+
+    wait_for(lambda: bool(wood.of("/dead-letters", event)), "the dead letter", 180)
+    [letter] = wood.of("/dead-letters", event)
+    assert letter.extensions["knativeerrorcode"] == "415"
+    assert "expected an image" in base64.b64decode(letter.extensions["knativeerrordata"]).decode()
+    assert wood.results("letter.png") == []
+
+
+STATUSES = {**dict.fromkeys((400, 401, 413, 422), 1), **dict.fromkeys((404, 408, 409, 429, 500, 503), RETRY + 1)}
+
+
+@pytest.mark.parametrize(("status", "attempts"), STATUSES.items())
+def test_a_failure_is_tried_as_often_as_its_status_asks_and_then_a_dead_letter(
+    wood: Events, status: int, attempts: int
+) -> None:
+    event = answered(f"failing-{status}", str(status))
+
+    wood.post(event)
+
+    wait_for(lambda: bool(wood.of("/dead-letters", event)), "the dead letter", 180)
+    [letter] = wood.of("/dead-letters", event)
+    assert len(wood.of("/answers", event)) == attempts
+    assert letter.extensions["knativeerrorcode"] == str(status)
+    assert (letter.type, letter.data) == (event.type, event.data)
+
+
+def test_what_works_at_the_last_attempt_is_no_dead_letter(wood: Events) -> None:
+    event = answered("late", f"503.{RETRY}")
+
+    assert wood.post(event) < 300
+
+    wait_for(lambda: len(wood.of("/answers", event)) == RETRY + 1, "the last attempt", 180)
+    assert wood.of("/dead-letters", event) == []
+
+
+def test_an_event_that_no_trigger_asks_for_goes_nowhere(wood: Events) -> None:
+    event = json_event(id="unasked", source="/either", type="either.unasked", data={})
+
+    assert wood.post(event) < 300
+
+    assert not any(wood.of(path, event) for path in ("/answers", "/results", "/dead-letters"))
+
+
 def test_fifty_requests_at_zero_wait_and_none_is_lost(cluster: Cluster) -> None:
-    cluster.apply(inference_service(cluster, "sleepers", minReplicas=0))
+    cluster.apply(inference_service(cluster.image, "sleepers", minReplicas=0))
     cluster.wait_ready("isvc", "sleepers")
     label = "serving.kserve.io/inferenceservice=sleepers"
     wait_for(lambda: cluster.names("pods", label) == [], "no process to be left", 180)
@@ -151,7 +241,7 @@ def test_fifty_requests_at_zero_wait_and_none_is_lost(cluster: Cluster) -> None:
 
 
 def test_what_is_deleted_leaves_nothing(cluster: Cluster, birds: str) -> None:
-    cluster.apply(inference_service(cluster, "gone"))
+    cluster.apply(inference_service(cluster.image, "gone"))
     cluster.wait_ready("isvc", "gone")
     url, host = cluster.url("isvc", "gone")
 

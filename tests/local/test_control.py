@@ -6,6 +6,7 @@ import base64
 import json
 import os
 import sqlite3
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
@@ -602,12 +603,32 @@ def test_any_other_image_runs_by_an_annotation_and_without_it_is_refused_with_th
     assert found.probe == Probe("", period_seconds=1)
 
 
-@pytest.mark.parametrize("argument", ["--http-host=0.0.0.0", "--http_host=$(ADDRESS)"])
-def test_an_argument_that_would_open_a_port_to_the_network_is_refused(machine: Machine, argument: str) -> None:
-    found = containers(argument)
-    found[0]["env"] = [{"name": "ADDRESS", "value": "192.168.0.1"}]
+def test_a_command_replaces_the_entry_point_of_this_projects_images(machine: Machine) -> None:
+    found = containers("--name=$(NAME)")
+    found[0] |= {"command": ["python", "-c", "print(1)"], "env": [{"name": "NAME", "value": "one"}]}
+    machine.apply(service(containers=found))
+    machine.settle()
 
-    with pytest.raises(InputRefused, match=r"spec.predictor.containers\[0\]: args\[0\]: expected a loopback address"):
+    workload = machine.workload("one-predictor")
+    assert workload.command == (sys.executable, "-c", "print(1)")
+    assert workload.arguments == ("--name=$(NAME)",)
+
+    found[0]["image"] = "other/server:1"
+    with pytest.raises(InputRefused, match=r"say what to run in the annotation whimbrel\.dev/command"):
+        machine.apply(service(containers=found))
+
+
+@pytest.mark.parametrize("argument", ["--http-host=0.0.0.0", "--http_host=$(ADDRESS)"])
+@pytest.mark.parametrize("part", ["args", "command"])
+def test_an_argument_that_would_open_a_port_to_the_network_is_refused(
+    machine: Machine, part: str, argument: str
+) -> None:
+    found = containers()
+    found[0] |= {part: ["python", argument], "env": [{"name": "ADDRESS", "value": "192.168.0.1"}]}
+
+    with pytest.raises(
+        InputRefused, match=rf"spec.predictor.containers\[0\]: {part}\[1\]: expected a loopback address"
+    ):
         machine.apply(service(containers=found))
 
 

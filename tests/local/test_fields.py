@@ -47,9 +47,9 @@ def test_our_own_manifests_are_taken(objects: dict[str, dict[str, Any]]) -> None
         ("InferenceService/digits", "spec.predictor.model", {"storage": {}}, "spec.predictor.model.storage"),
         (
             "InferenceService/digits",
-            "spec.predictor.containers.0.command",
-            ["sh"],
-            "spec.predictor.containers[0].command",
+            "spec.predictor.containers.0.workingDir",
+            "/srv",
+            "spec.predictor.containers[0].workingDir",
         ),
         ("InferenceService/digits", "spec.canary", [], "spec.canary"),
         ("InferenceService/digits", "spec.predictor.volumes.0.hostPath", {}, "spec.predictor.volumes[0].hostPath"),

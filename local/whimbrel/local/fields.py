@@ -40,7 +40,7 @@ API_VERSIONS = {
 _METADATA = ("metadata.name", "metadata.namespace", "metadata.labels", "metadata.annotations")
 
 _CONTAINER_HONOURED = (
-    *("name", "image", "args", "envFrom"),
+    *("name", "image", "command", "args", "envFrom"),
     *("env[].name", "env[].value", "env[].valueFrom.configMapKeyRef", "env[].valueFrom.secretKeyRef"),
     *("ports[].name", "ports[].containerPort", "ports[].protocol"),
     *(f"readinessProbe.{field}" for field in ("httpGet.path", "httpGet.port", "periodSeconds", "timeoutSeconds")),
@@ -68,7 +68,7 @@ _COMPONENT_HONOURED = (
 )
 _MODEL_HONOURED = (
     *("modelFormat", "runtime", "storageUri", "protocolVersion"),
-    *(field for field in _CONTAINER_HONOURED if field != "name"),
+    *(field for field in _CONTAINER_HONOURED if field not in ("name", "command")),
 )
 _RUNTIME_HONOURED = ("supportedModelFormats", "disabled", "multiModel", "protocolVersions")
 

@@ -78,6 +78,7 @@ class _ContainerPort(_Value):
 
 
 class _ContainerFields(_Value):
+    command: tuple[str, ...] = ()
     args: tuple[str, ...] = ()
     env: tuple[_EnvironmentEntry, ...] = ()
     env_from: tuple[_EnvironmentFrom, ...] = ()

@@ -1,8 +1,9 @@
 """One cluster for the tests that are true of either engine: the one-machine engine, or the one of KUBECONFIG.
 
 WHIMBREL_TEST_CLUSTER=1 takes the cluster that KUBECONFIG points at (KServe with Knative). Settings for it:
-WHIMBREL_TEST_IMAGES, registry and tag of this project's images as a pattern (`registry.local/{room}:1`);
-WHIMBREL_TEST_GATEWAY, HOST:PORT of its ingress; WHIMBREL_TEST_BROKER, where the brokers' ingress is reached from here.
+WHIMBREL_TEST_IMAGES, registry and tag of this project's images as a pattern (`registry.local/whimbrel/{room}:1`);
+WHIMBREL_TEST_GATEWAY, HOST:PORT of its ingress. Nothing else is reached from here: events are posted and seen, and
+objects kept, by a process within (`observer.py`).
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import os
 import subprocess
 import uuid
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,11 +23,10 @@ from urllib.parse import urlsplit
 
 import httpx
 
+from testbed.either_objects import MODEL, SIDE, document
 from testbed.processes import environment, wait_for
 
-MODEL = "birds"
-_LONGEST_SECONDS = 300.0
-_SIDE = 8
+LONGEST_SECONDS = 300.0
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,6 @@ class Cluster:
     namespace: str
     images: str
     gateway: str  # HOST:PORT, empty: that of each URL
-    broker: str
 
     def kubectl(self, *arguments: str, given: str | None = None, check: bool = True) -> str:
         """Its standard output."""
@@ -47,14 +46,14 @@ class Cluster:
             env=environment(),
             capture_output=True,
             text=True,
-            timeout=_LONGEST_SECONDS,
+            timeout=LONGEST_SECONDS,
             check=False,
         )
         assert not check or done.returncode == 0, f"kubectl {arguments}: {done.stdout}{done.stderr}"
         return done.stdout
 
     def apply(self, *objects: Mapping[str, Any]) -> None:
-        self.kubectl("apply", "-f", "-", given="\n---\n".join(json.dumps(each) for each in objects))
+        self.kubectl("apply", "-f", "-", given=document(objects))
 
     def get(self, kind: str, name: str) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(self.kubectl("get", kind, name, "-o", "json"))
@@ -68,7 +67,7 @@ class Cluster:
         self.kubectl("patch", "isvc", name, "--type=json", "--patch", json.dumps(operations))
 
     def wait_ready(self, kind: str, name: str) -> None:
-        self.kubectl("wait", "--for=condition=Ready", f"--timeout={_LONGEST_SECONDS:g}s", f"{kind}/{name}")
+        self.kubectl("wait", "--for=condition=Ready", f"--timeout={LONGEST_SECONDS:g}s", f"{kind}/{name}")
 
     def image(self, room: str) -> str:
         return self.images.format(room=room)
@@ -91,7 +90,7 @@ class Cluster:
         return {revision: percent for revision, percent in found.items() if percent}
 
     def wait_traffic(self, name: str, wanted: Mapping[str, int]) -> None:
-        wait_for(lambda: self.traffic(name) == dict(wanted), f"the traffic {wanted}", _LONGEST_SECONDS)
+        wait_for(lambda: self.traffic(name) == dict(wanted), f"the traffic {wanted}", LONGEST_SECONDS)
 
     def ask(self, name: str, count: int = 1, *, at_once: int = 1) -> Counter[str]:
         """V2 requests to the predictor; how many were answered by which version (or with which status)."""
@@ -108,8 +107,8 @@ class Cluster:
 
 def request() -> dict[str, Any]:
     """One black image for the null network of the tests."""
-    data = [0] * (_SIDE * _SIDE * 3)
-    tensor = {"name": "images", "datatype": "UINT8", "shape": [1, _SIDE, _SIDE, 3], "data": data}
+    data = [0] * (SIDE * SIDE * 3)
+    tensor = {"name": "images", "datatype": "UINT8", "shape": [1, SIDE, SIDE, 3], "data": data}
     return {"inputs": [tensor]}
 
 
@@ -117,54 +116,6 @@ def version(answer: Mapping[str, Any]) -> str:
     """The prefix of the labels, which names the model."""
     names = next(each for each in answer["outputs"] if each["name"] == "names")
     return str(names["data"][0]).partition("-")[0]
-
-
-def inference_service(cluster: Cluster, name: str, model: str = "one", **predictor: Any) -> dict[str, Any]:
-    """A predictor that answers by rule, at once and without torch; `model` is told in its answers."""
-    container = {
-        "name": "kserve-container",
-        "image": cluster.image("predictors"),
-        "args": [f"--model-name={MODEL}"],
-        "env": [model_uri(model), {"name": "WHIMBREL_HTTP_HOST", "value": "0.0.0.0"}],  # noqa: S104 - within a pod
-        "ports": [{"containerPort": 8080, "protocol": "TCP"}],
-        "readinessProbe": {
-            "httpGet": {"path": f"/v2/models/{MODEL}/ready", "port": 8080},
-            "periodSeconds": 1,
-            "failureThreshold": 30,
-        },
-        "resources": {"requests": {"cpu": "50m", "memory": "128Mi"}, "limits": {"cpu": "1", "memory": "512Mi"}},
-    }
-    return {
-        "apiVersion": "serving.kserve.io/v1beta1",
-        "kind": "InferenceService",
-        "metadata": {"name": name, "annotations": {"serving.kserve.io/deploymentMode": "Knative"}},
-        "spec": {
-            "predictor": {
-                "minReplicas": 1,
-                "maxReplicas": 2,
-                "annotations": {"autoscaling.knative.dev/window": "6s"},
-                "containers": [container],
-                **predictor,
-            }
-        },
-    }
-
-
-def model_uri(model: str) -> dict[str, str]:
-    return {"name": "WHIMBREL_MODEL_URI", "value": f"null:10,{_SIDE}x{_SIDE},{model}"}
-
-
-def new_model(model: str, percent: int | None = None) -> Sequence[Mapping[str, Any]]:
-    """Another model, and its share in the same patch."""
-    change = {"op": "replace", "path": "/spec/predictor/containers/0/env/0", "value": model_uri(model)}
-    return [change] if percent is None else [change, share(percent)]
-
-
-def share(percent: int) -> Mapping[str, Any]:
-    return {"op": "add", "path": "/spec/predictor/canaryTrafficPercent", "value": percent}
-
-
-NO_SHARE: Mapping[str, Any] = {"op": "remove", "path": "/spec/predictor/canaryTrafficPercent"}
 
 
 def chosen() -> bool:
@@ -180,7 +131,6 @@ def namespace(kubeconfig: Path) -> Iterator[Cluster]:
         f"either-{uuid.uuid4().hex[:8]}",
         os.environ.get("WHIMBREL_TEST_IMAGES", "whimbrel/{room}:test"),
         os.environ.get("WHIMBREL_TEST_GATEWAY", ""),
-        os.environ.get("WHIMBREL_TEST_BROKER", ""),
     )
     cluster.kubectl("create", "namespace", cluster.namespace)
     try:

@@ -152,7 +152,7 @@ def _leaf(name: str) -> dict[str, Any]:
     if name in _BOOLEANS:
         return {"type": "boolean"}
     if name in _LISTS:
-        return {"type": "array", "items": {"type": "object" if name != "args" else "string"}}
+        return {"type": "array", "items": {"type": "string" if name in ("args", "command") else "object"}}
     if name in _MAPS:
         return {"type": "object", "additionalProperties": {"type": "string"}}
     if name.endswith(("Probe", "Context", "Ref")):

@@ -35,10 +35,11 @@ def verdict(found: Object) -> fields.Verdict:
     shapes.check(found)
     for path, container, noted in _containers(found):
         try:
-            pods.command(container["image"], noted)
+            pods.command(container, noted)
             read_scaling(noted, 0, 60)
             declared = {entry["name"]: str(entry.get("value", "")) for entry in container.get("env", [])}
-            pods.refuse_other_hosts(container.get("args", []), declared)
+            for part in ("command", "args"):
+                pods.refuse_other_hosts(container.get(part, []), declared, part)
         except InputRefused as error:
             raise InputRefused(f"{path}: {error}") from None
     _check_delivery(found)

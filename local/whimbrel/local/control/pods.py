@@ -20,6 +20,7 @@ from whimbrel.local.workload import Probe, Workload, expand
 
 _HOST_VARIABLE = "WHIMBREL_HTTP_HOST"
 _HOST_ARGUMENTS = ("--http-host", "--http_host")
+_PYTHON = ("python", "python3")
 _GRPC_MODULES = frozenset({"whimbrel.predictors"})  # listen for gRPC on a port of its own
 _H2C = "h2c"  # the port name by which Knative speaks HTTP/2 to a container
 _LISTENING = Probe("", period_seconds=1)
@@ -44,12 +45,17 @@ class Seen:
     fault: str = ""  # why it cannot even be started
 
 
-def command(image: str, annotations: Mapping[str, str]) -> list[str]:
-    """What runs for an image. Raises InputRefused, with the hint, for one that nobody here knows."""
+def command(container: Mapping[str, Any], annotations: Mapping[str, str]) -> list[str]:
+    """What runs for a container. Raises InputRefused, with the hint, for an image that nobody here knows.
+
+    `command` replaces the entry point of an image of this project, whose `python` is the one that runs this.
+    """
     given = annotations.get(names.COMMAND)
     if given is None:
         try:
-            return [sys.executable, "-m", images.module(image)]
+            entry_point = [sys.executable, "-m", images.module(container["image"])]
+            first, *others = container.get("command") or entry_point
+            return [sys.executable if first in _PYTHON else first, *others]
         except InputRefused as error:
             raise InputRefused(f"{error}; for any other, say what to run in the annotation {names.COMMAND}") from None
     try:
@@ -65,7 +71,7 @@ def workload(pod: Object, kind: str, lookup: Lookup, addresses: Addresses, machi
     """The process of a pod. Raises InputRefused for what is not there or would be open to the network."""
     namespace, name = names.of(pod)
     container = pod["spec"]["containers"][0]
-    start = command(container["image"], names.annotations_of(pod))
+    start = command(container, names.annotations_of(pod))
     module = start[2] if start[:2] == [sys.executable, "-m"] else ""
     probe = _probe(container)
     if probe is None and names.SERVICE_LABEL in names.labels_of(pod):
@@ -74,7 +80,8 @@ def workload(pod: Object, kind: str, lookup: Lookup, addresses: Addresses, machi
         start = [shutil.which(start[0], path=machine.get("PATH")) or start[0], *start[1:]]
     declared = {key: _located(value, addresses) for key, value in environment(container, pod, lookup).items()}
     arguments = [_located(each, addresses) for each in container.get("args", [])]
-    refuse_other_hosts(arguments, declared)
+    for part, given in (("command", container.get("command", [])), ("args", arguments)):
+        refuse_other_hosts(given, declared, part)
     # A setting's name in the environment has no case.
     own = {key: value for key, value in declared.items() if key.upper() != _HOST_VARIABLE}
     h2c = any(port.get("name") == _H2C for port in container.get("ports", []))
@@ -206,11 +213,11 @@ def _located(text: str, addresses: Addresses) -> str:
     return _CLUSTER_HOST.sub(address, text)
 
 
-def refuse_other_hosts(arguments: Sequence[str], declared: Mapping[str, str]) -> None:
+def refuse_other_hosts(given: Sequence[str], declared: Mapping[str, str], part: str) -> None:
     """Arguments win over the environment, and what is not on loopback is open to the network. Raises InputRefused."""
-    for index, host in _hosts([expand(argument, declared) for argument in arguments]):
+    for index, host in _hosts([expand(each, declared) for each in given]):
         if not loopback.is_loopback(host):
-            raise InputRefused(f"args[{index}]: expected a loopback address on one machine, seen {host!r}")
+            raise InputRefused(f"{part}[{index}]: expected a loopback address on one machine, seen {host!r}")
 
 
 def _hosts(given: list[str]) -> Iterator[tuple[int, str]]:
