@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import itertools
 import os
 import re
 import signal
@@ -22,7 +23,7 @@ from whimbrel.local.groups import end_all, is_ours, start_time
 from whimbrel.local.processes import LONGEST_LOG_BYTES, Supervised
 from whimbrel.local.state import read_processes, write_status
 from whimbrel.local.wardship import Wardship
-from whimbrel.local.workload import expand
+from whimbrel.local.workload import Probe, expand
 
 pytestmark = pytest.mark.anyio
 
@@ -141,6 +142,22 @@ async def test_a_process_without_a_probe_is_ready_when_it_runs(tmp_path: Path) -
 
         assert await process.address(30) is not None
         await process.stop()
+
+
+@pytest.mark.parametrize("probe", [None, Probe("", period_seconds=1)])
+async def test_the_pause_before_each_start_grows_while_it_fails(tmp_path: Path, probe: Probe | None) -> None:
+    """A pause is a lower bound, so that a slow machine changes nothing."""
+    note = "import time; print(time.monotonic(), flush=True)"
+    log = tmp_path / "logs" / "toy.log"
+    async with place(tmp_path) as here:
+        process = Supervised(replace(toy(probe=probe), command=(sys.executable, "-c", note)), here)
+        process.start()
+        await until(lambda: log.exists() and len(log.read_text().splitlines()) >= 4, "four starts")
+        await process.stop()
+
+    started = [float(line) for line in log.read_text().splitlines()]
+    pauses = [later - earlier for earlier, later in itertools.pairwise(started)]
+    assert all(pause >= least for pause, least in zip(pauses, (0.2, 0.4, 0.8), strict=False))
 
 
 async def test_what_cannot_be_recorded_runs_all_the_same(tmp_path: Path) -> None:

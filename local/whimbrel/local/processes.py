@@ -175,6 +175,7 @@ class Supervised:
     async def _watch(self, process: asyncio.subprocess.Process) -> None:
         """Until the process has ended, by itself or because of `stop`."""
         self._tell_change()
+        started = time.monotonic()
         probing = asyncio.create_task(self._follow_readiness())
         ended, stopping = asyncio.create_task(process.wait()), asyncio.create_task(self._stopping.wait())
         await asyncio.wait({ended, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -187,6 +188,8 @@ class Supervised:
         status = await ended
         signal_group(process.pid, signal.SIGKILL)  # what its first process left behind
         self._place.wardship.ended(process.pid)
+        if time.monotonic() - started >= _LONGEST_PAUSE_SECONDS:
+            self._failures = 0
         if by_itself:
             self._note_exit(status, _how_it_ended(status) + _reason(self._place.log(self.workload.name), status))
         self._tell_change()
@@ -226,7 +229,9 @@ class Supervised:
             return
         if ready:
             self._ready.set()
-            self._was_ready, self._failures = True, 0
+            self._was_ready = True
+            if self.workload.probe is not None:  # without one, to run is no sign that it works
+                self._failures = 0
             if self._hang_up_due:
                 self.hang_up()
         else:
