@@ -37,7 +37,6 @@ class Workload:
     port: int | None = None
     grpc: bool = False
     h2c: bool = False
-    timeout_seconds: float = 300.0
 
 
 def expand(argument: str, environment: Mapping[str, str]) -> str:

@@ -31,16 +31,22 @@ class _Running:
     service: str  # how the status calls it
     process: Supervised
     replicas: Replicas | None
+    drain_seconds: float
     replica: Replica | None = None
 
 
 class Fleet:
-    """`changed` is called whenever what `seen` tells has changed; all of it runs in one event loop."""
+    """`changed` is called whenever what `seen` tells has changed; all of it runs in one event loop.
 
-    def __init__(self, place: Place, changed: Callable[[], None], drain_seconds: float) -> None:
+    What a process that goes has been given is waited for as long as its service lets a request take; when all of it
+    stops, for `stop_seconds` at most.
+    """
+
+    def __init__(self, place: Place, changed: Callable[[], None], stop_seconds: float) -> None:
         self._place = place
         self._changed = changed
-        self._drain_seconds = drain_seconds
+        self._stop_seconds = stop_seconds
+        self._hurry = asyncio.Event()
         self._running: dict[Key, _Running] = {}
         self._faults: dict[Key, str] = {}
         self._restarts_gone: dict[str, int] = {}
@@ -79,7 +85,12 @@ class Fleet:
         """End the processes of owners of these kinds, and wait for those that are ending."""
         for key in [key for key, running in self._running.items() if running.kind in kinds]:
             self._let_go(key)
-        await asyncio.gather(*self._ending)
+        hurry = asyncio.get_running_loop().call_later(self._stop_seconds, self._hurry.set)
+        try:
+            await asyncio.gather(*self._ending)
+        finally:
+            hurry.cancel()
+            self._hurry.clear()
 
     def ending(self) -> frozenset[str]:
         """The uids of owners with a process that has not ended though its pod is gone."""
@@ -107,7 +118,8 @@ class Fleet:
         process = Supervised(workload, self._place, changed=lambda: self._follow_readiness(key))
         service = names.qualified(labels.get(names.SERVICE_LABEL) or owner["name"], key[0])
         uids, shown = (pod["metadata"]["uid"], owner["uid"]), _shown(kind, labels)
-        self._running[key] = _Running(*uids, kind, shown, service, process, replicas_of(pod))
+        drain = float(pod["spec"].get("terminationGracePeriodSeconds", self._stop_seconds))
+        self._running[key] = _Running(*uids, kind, shown, service, process, replicas_of(pod), drain)
         process.start()
 
     def _follow_readiness(self, key: Key) -> None:
@@ -137,10 +149,19 @@ class Fleet:
         """What it was given is answered first."""
         try:
             if running.replicas is not None and running.replica is not None:
-                await running.replicas.remove(running.replica, self._drain_seconds)
+                await self._drain(running.replicas, running.replica, running.drain_seconds)
         finally:
             await running.process.stop()
             self._prune_logs()
+
+    async def _drain(self, replicas: Replicas, replica: Replica, seconds: float) -> None:
+        draining = asyncio.create_task(replicas.remove(replica, seconds))
+        hurried = asyncio.create_task(self._hurry.wait())
+        try:
+            await asyncio.wait((draining, hurried), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            draining.cancel()
+            hurried.cancel()
 
     def _prune_logs(self) -> None:
         used = {self._place.log(running.process.workload.name) for running in self._running.values()}

@@ -10,6 +10,7 @@ from whimbrel.local.api.metadata import Object
 from whimbrel.local.control import names, serving
 from whimbrel.local.control.world import owner_reference
 
+_TIMEOUT_SECONDS = 300  # Knative's
 _NAME_LETTERS = "bcdfghjklmnpqrstvwxz2456789"  # Kubernetes' own, which spell no words
 
 
@@ -22,11 +23,15 @@ def of_revision(revision: Object) -> dict[str, Any]:
         {"name": "K_CONFIGURATION", "value": service},
         {"name": "K_REVISION", "value": name},
     ]
+    # As long as a request may take, one that is being answered is waited for.
+    spec = revision["spec"] | {
+        "terminationGracePeriodSeconds": revision["spec"].get("timeoutSeconds", _TIMEOUT_SECONDS)
+    }
     metadata = {
         "labels": names.labels_of(revision) | {names.REVISION_LABEL: name},
         "annotations": {k: v for k, v in names.annotations_of(revision).items() if k != names.TEMPLATE_DIGEST},
     }
-    return serving.with_environment({"metadata": metadata, "spec": revision["spec"]}, given)
+    return serving.with_environment({"metadata": metadata, "spec": spec}, given)
 
 
 def pod(owner: Object, prefix: str, template: Mapping[str, Any], digest: str) -> Object:
