@@ -248,7 +248,9 @@ def test_what_is_deleted_leaves_nothing(cluster: Cluster, birds: str) -> None:
     cluster.kubectl("delete", "isvc", "gone")
 
     label = "serving.kserve.io/inferenceservice=gone"
-    wait_for(lambda: cluster.names("ksvc,revisions.serving.knative.dev,pods", label) == [], "an end of everything", 180)
+    parts = (f"{each}.serving.knative.dev" for each in ("services", "configurations", "routes", "revisions"))
+    kinds = ",".join([*parts, "pods"])
+    wait_for(lambda: cluster.names(kinds, label) == [], "an end of everything", 180)
 
     def unknown() -> bool:
         answer = httpx.get(f"{url}/v2/models/{MODEL}/ready", headers={"host": host}, timeout=30, trust_env=False)

@@ -176,6 +176,28 @@ def test_a_pass_over_what_has_settled_writes_nothing(overlay: Machine) -> None:
     assert overlay.storage.version == before
 
 
+def test_a_service_shows_its_configuration_and_its_route(machine: Machine) -> None:
+    machine.apply(service())
+    machine.settle()
+    machine.patch("one", containers=containers("--b"), canaryTrafficPercent=20)
+    machine.settle()
+
+    name = "one-predictor"
+    of_service = machine.get(kinds.KNATIVE_SERVICE, name)
+    configuration, route = machine.get(kinds.CONFIGURATION, name), machine.get(kinds.ROUTE, name)
+    assert machine.condition(kinds.CONFIGURATION, name) == machine.condition(kinds.ROUTE, name) == "True"
+    assert configuration["status"]["latestReadyRevisionName"] == "one-predictor-00002"
+    assert configuration["spec"]["template"] == of_service["spec"]["template"]
+    assert [each["percent"] for each in route["status"]["traffic"]] == [20, 80]
+    assert route["status"]["url"] == of_service["status"]["url"]
+    with pytest.raises(InputRefused, match="apply a Knative Service"):
+        verdict(route)
+
+    machine.storage.delete(kinds.INFERENCE_SERVICE, "default", "one")
+    machine.once()
+    assert machine.storage.list(kinds.CONFIGURATION) == machine.storage.list(kinds.ROUTE) == []
+
+
 def test_what_runs_goes_on_while_nothing_can_be_written(machine: Machine, tmp_path: Path) -> None:
     machine.apply(service())
     machine.settle()

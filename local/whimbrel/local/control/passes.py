@@ -20,6 +20,7 @@ from whimbrel.local.control import (
     eventing,
     inference,
     names,
+    parts,
     pods,
     routing,
     serving,
@@ -132,6 +133,14 @@ class _Pass:
         status = serving.service_status(service, revisions, self._addresses(service), self.facts.now)
         self._tell_ready(kinds.KNATIVE_SERVICE, service, status)
         self.world.set_status(kinds.KNATIVE_SERVICE, service, status)
+        self._parts({**service, "status": status})
+
+    def _parts(self, service: Object) -> None:
+        now = self.facts.time
+        if (found := self.world.ensure(kinds.CONFIGURATION, parts.configuration(service))) is not None:
+            self.world.set_status(kinds.CONFIGURATION, found, parts.configuration_status(found, service, now))
+        if (found := self.world.ensure(kinds.ROUTE, parts.route(service))) is not None:
+            self.world.set_status(kinds.ROUTE, found, parts.route_status(found, service, now))
 
     def _addresses(self, service: Object) -> dict[str, str]:
         namespace, name = names.of(service)
