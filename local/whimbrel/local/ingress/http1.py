@@ -15,7 +15,9 @@ from whimbrel.local.ingress.http2 import PREFACE
 from whimbrel.local.ingress.routes import Failure
 
 _MOST_HEAD_BYTES = 64 * 1024
+_TOO_LONG = f"a head of more than {_MOST_HEAD_BYTES} bytes"
 _MOST_PIPELINED = 64
+_LINGER_SECONDS = 5.0
 
 
 class Open(Protocol):
@@ -35,8 +37,10 @@ class Inbound(asyncio.Protocol):
         self._parser = httptools.HttpRequestParser(self)
         self._transport: asyncio.Transport | None = None
         self._exchanges: deque[Exchange] = deque()
-        self._head_bytes = 0
-        self._ending = False
+        self._head_bytes = 0  # of the head that is read, as far as its fields are complete
+        self._head_received = 0  # of the head that is read, since the read that it began in
+        self._in_head = False
+        self._ending = self._lingering = False
         self._beginning: bytes | None = b""  # until it is known which protocol this is
 
     @property
@@ -44,7 +48,7 @@ class Inbound(asyncio.Protocol):
         return not self._exchanges
 
     def write(self, data: bytes) -> None:
-        if self._transport is not None and not self._transport.is_closing():
+        if self._transport is not None and not self._transport.is_closing() and not self._lingering:
             self._transport.write(data)
 
     def pause(self) -> None:
@@ -61,6 +65,15 @@ class Inbound(asyncio.Protocol):
         if self._transport is not None:
             self._transport.close()
 
+    def close_slowly(self) -> None:
+        """Where the client may still be sending: a close at once is a reset, which takes the answer along."""
+        if self._transport is None or self._transport.is_closing():
+            return
+        self._ending = self._lingering = True
+        self._transport.write_eof()
+        self._transport.resume_reading()
+        asyncio.get_running_loop().call_later(_LINGER_SECONDS, self._transport.close)
+
     def cut(self) -> None:
         """An answer that broke off must not look complete."""
         if self._transport is not None:
@@ -75,7 +88,9 @@ class Inbound(asyncio.Protocol):
         """The next request on this connection may begin."""
         if self._exchanges and self._exchanges[0] is exchange:
             self._exchanges.popleft()
-        if not keep or (self._ending and not self._exchanges):
+        if not keep and exchange.waits_for_body:
+            self.close_slowly()
+        elif not keep or (self._ending and not self._exchanges):
             self.close()
         elif self._exchanges:
             if self._exchanges[0].waits_for_body:
@@ -90,6 +105,8 @@ class Inbound(asyncio.Protocol):
         self._open.add(self)
 
     def data_received(self, data: bytes) -> None:
+        if self._lingering:
+            return
         if self._beginning is not None:
             data = self._beginning + data
             if data.startswith(PREFACE):
@@ -99,7 +116,10 @@ class Inbound(asyncio.Protocol):
             if self._beginning is not None:
                 return
         try:
+            self._head_received += len(data)
             self._parser.feed_data(data)
+            if self._in_head and self._head_received > _MOST_HEAD_BYTES:  # the parser tells of whole fields only
+                raise httptools.HttpParserError(_TOO_LONG)
         except httptools.HttpParserUpgrade:
             self._refuse_upgrade()
         except httptools.HttpParserError as error:
@@ -134,7 +154,8 @@ class Inbound(asyncio.Protocol):
     # What the parser calls.
 
     def on_message_begin(self) -> None:
-        self._head_bytes = 0
+        self._head_bytes = self._head_received = 0
+        self._in_head = True
         self._current = Exchange(self)
 
     def on_url(self, url: bytes) -> None:
@@ -146,6 +167,9 @@ class Inbound(asyncio.Protocol):
         self._current.headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
+        self._in_head = False
+        if self._lingering:  # the rest of a read whose beginning was refused
+            return
         exchange = self._current
         exchange.method = self._parser.get_method()
         exchange.version = self._parser.get_http_version()
@@ -170,7 +194,7 @@ class Inbound(asyncio.Protocol):
     def _count(self, size: int) -> None:
         self._head_bytes += size
         if self._head_bytes > _MOST_HEAD_BYTES:
-            raise httptools.HttpParserError(f"a head of more than {_MOST_HEAD_BYTES} bytes")
+            raise httptools.HttpParserError(_TOO_LONG)
 
     def _refuse_upgrade(self) -> None:
         self._refuse(501, "expected HTTP/1.1 without an upgrade to another protocol")
@@ -178,6 +202,6 @@ class Inbound(asyncio.Protocol):
     def _refuse(self, status: int, why: str) -> None:
         if self.idle:
             self.write(own_answer(Failure(status, why), keep=False, head_only=False))
-            self.close()
+            self.close_slowly()
         else:
             self.cut()
