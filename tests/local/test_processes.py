@@ -246,6 +246,22 @@ def test_nothing_outlives_a_killed_engine(tmp_path: Path) -> None:
         wait_for(lambda: start_time(pid) is None and start_time(child) is None, "the end of what it had started")
 
 
+async def test_a_command_that_is_run_to_its_end_is_known_to_the_warden(tmp_path: Path) -> None:
+    program = "import sys; print(sys.argv[1], file=sys.stderr); sys.exit(3)"
+    waits = "import time; time.sleep(600)"
+    async with place(tmp_path) as here:
+        ended = await here.wardship.run([sys.executable, "-c", program, "why"], environment(), 60)
+        waiting = asyncio.create_task(here.wardship.run([sys.executable, "-c", waits], environment(), 60))
+        await until(lambda: bool(read_processes(tmp_path)), "the record of it")
+        [pid] = read_processes(tmp_path)
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+
+    assert ended == (3, "why\n")
+    assert start_time(pid) is None
+    assert read_processes(tmp_path) == {}
+
+
 def test_a_killed_warden_is_replaced(tmp_path: Path) -> None:
     state, log = tmp_path / "state", tmp_path / "engine.log"
     with running(

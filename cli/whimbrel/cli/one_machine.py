@@ -41,10 +41,9 @@ async def started(settings: EngineSettings, *, quiet: bool = False, empty: bool 
     with progress_out.status("starting the store, the registry and the broker") as shown:
         async with Engine(settings) as engine:
             await engine.create_store(objects)
-            environment = engine.status()["environment"]
             if _asks_registry(objects):
                 shown.update("training two classifiers on handwritten digits and registering them")
-                await _train(environment)
+                await _train(engine)
             shown.update("starting what the manifests describe")
             await engine.apply(objects)
             try:
@@ -93,24 +92,16 @@ def run_until_stopped(main: Coroutine[Any, Any, None]) -> bool:
     return asyncio.run(guarded())
 
 
-async def _train(environment: dict[str, str]) -> None:
+async def _train(engine: Engine) -> None:
     """In a process of its own, so that torch does not stay in this one."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "whimbrel.cli", "model", "train", "digits", "--if-absent"),
-        env={**os.environ, **environment},
-        stdout=asyncio.subprocess.DEVNULL,
-        stderr=asyncio.subprocess.PIPE,
-        start_new_session=True,
-    )
+    command = [sys.executable, "-m", "whimbrel.cli", "model", "train", "digits", "--if-absent"]
+    environment = {**os.environ, **engine.status()["environment"]}
     try:
-        async with asyncio.timeout(_TRAINING_SECONDS):
-            _, said = await process.communicate()
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-    if process.returncode:
-        last = said.decode(errors="replace").strip().splitlines()[-1:] or [f"status {process.returncode}"]
+        status, said = await engine.run(command, environment, _TRAINING_SECONDS)
+    except TimeoutError:
+        raise Unavailable(f"training was not done after {_TRAINING_SECONDS} s") from None
+    if status:
+        last = said.strip().splitlines()[-1:] or [f"status {status}"]
         raise Unavailable(f"training ended with {last[0]}")
 
 

@@ -14,7 +14,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
@@ -132,6 +132,10 @@ class Engine:
             await asyncio.sleep(_POLL_SECONDS)
         self._show(progress, shown)
 
+    async def run(self, command: list[str], environment: Mapping[str, str], seconds: float) -> tuple[int, str]:
+        """A command that does not outlive the engine; its status and what it wrote to stderr. Raises TimeoutError."""
+        return await self._wardship.run(command, environment, seconds)
+
     async def run_forever(self) -> None:
         """Until `stop`."""
         await self._closing.wait()
@@ -157,7 +161,7 @@ class Engine:
     async def _start(self) -> None:
         settings = self._settings
         self._lifetime.enter_context(locked(self._state))
-        wardship = Wardship(self._state)
+        wardship = self._wardship = Wardship(self._state)
         if orphans := await asyncio.to_thread(wardship.end_orphans):
             logger.warning("ended %d processes of an engine that was killed", len(orphans))
         ports = Ports(self._state)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
-from whimbrel.local.groups import end_all, start_time
+from whimbrel.local.groups import end_all, signal_group, start_time
 from whimbrel.local.state import read_processes, write_processes
 
 _ATTACHED = Path(__file__).with_name("attached.py")
@@ -61,6 +63,27 @@ class Wardship:
         self._groups.pop(pid, None)
         write_processes(self._state, self._groups)
         self._tell(f"-{pid}")
+
+    async def run(self, command: list[str], environment: Mapping[str, str], seconds: float) -> tuple[int, str]:
+        """A command to its end: its status, and what it wrote to stderr. Raises TimeoutError when it takes longer."""
+        process = await asyncio.create_subprocess_exec(
+            *self.command(command),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.PIPE,
+            env=dict(environment),
+            start_new_session=True,
+            pass_fds=(self.descriptor,),
+        )
+        try:
+            self.began(process.pid)
+            async with asyncio.timeout(seconds):
+                _, said = await process.communicate()
+        finally:
+            signal_group(process.pid, signal.SIGKILL)  # and what it left behind
+            status = await process.wait()
+            self.ended(process.pid)
+        return status, said.decode(errors="replace")
 
     async def _start_warden(self) -> None:
         reading, self._pipe = os.pipe()
