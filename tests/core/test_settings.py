@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import pytest
 from pydantic import Field, field_validator
+from pydantic_settings import NoDecode
 
 from whimbrel.core.errors import SettingsError
-from whimbrel.core.settings import CommaSeparated, S3Settings, ServerSettings, load, split_commas
+from whimbrel.core.settings import (
+    CommaSeparated,
+    Repeated,
+    S3Settings,
+    ServerSettings,
+    load,
+    split_commas,
+    split_lines,
+)
 
 
 class ProbeSettings(S3Settings, ServerSettings):
@@ -17,6 +28,8 @@ class ProbeSettings(S3Settings, ServerSettings):
     watched: bool = Field(default=False, description="whether anybody looks")
     hosts: CommaSeparated = Field(default=(), description="hosts that URLs may name")
     _split = field_validator("hosts", mode="before")(split_commas)
+    rule: Annotated[tuple[str, ...], NoDecode, Repeated()] = Field(default=(), description="what counts")
+    _lines = field_validator("rule", mode="before")(split_lines)
 
 
 def probe(*arguments: str) -> ProbeSettings:
@@ -38,6 +51,14 @@ def test_a_setting_that_is_true_or_false_may_stand_alone() -> None:
     assert probe("--bucket", "b").watched is False
     assert probe("--watched", "--bucket", "b").watched is True
     assert probe("--bucket", "b", "--watched", "false").watched is False
+
+
+def test_a_repeated_setting_is_an_option_for_each_or_a_line_for_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert probe("--bucket", "b").rule == ()
+    assert probe("--bucket", "b", "--rule", "a,b", "--rule=c").rule == ("a,b", "c")
+    monkeypatch.setenv("WHIMBREL_RULE", "a,b\n\n  c\n")
+    assert probe("--bucket", "b").rule == ("a,b", "c")
+    assert probe("--bucket", "b", "--rule", "d").rule == ("d",)
 
 
 def test_the_port_is_also_where_knative_puts_it(monkeypatch: pytest.MonkeyPatch) -> None:

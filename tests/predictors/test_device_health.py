@@ -30,12 +30,12 @@ PATHS = ("/v2/health/ready", "/v2/models/m/ready", "/v2/health/live", "/")
 async def served() -> AsyncIterator[tuple[httpx.AsyncClient, DeviceHealth]]:
     """A ready predictor behind its REST application, whose device's calls may take no time."""
     with device_threads(longest_call_seconds=0.0) as threads:
-        residents = Residents(PredictorSettings(model_name="m", model_uri="null:10"), threads)
+        residents = Residents("m", PredictorSettings(model_name="m", model_uri="null:10"), threads)
         await residents.load(Source("1", "null:10", None))
         model, serving = PredictorModel("m", RequestLimits(10, 1)), Serving(ready=True)
         model.serve(residents)
         bodies = Budget(2**20, "bytes", max_wait_seconds=1)
-        app = rest_application(dataplane_of(model, serving), serving, [], BodyLimits(2**20, 10), bodies)
+        app = rest_application(dataplane_of([model], serving), serving, [], BodyLimits(2**20, 10), bodies)
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://m") as client:
             yield client, threads.health
         await residents.close()

@@ -9,7 +9,6 @@ import json
 import subprocess
 import sys
 import threading
-import warnings
 import weakref
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
+from testbed.packages import packaged
 from testbed.predictors import running_predictor
 from testbed.processes import environment, free_port, wait_for
 from testbed.stores import Store
@@ -52,22 +52,6 @@ def version(name: str, digest: str | None = None) -> PointedVersion:
 WRONG = version("3", "sha256:" + "1" * 64)
 
 
-def packaged(folder: Path, name: str, labels: int = 10) -> PointedVersion:
-    """An exported network of some 60 kB, labelled by its name."""
-    torch = pytest.importorskip("torch")
-    from whimbrel.mlflow.exported import save_classifier
-
-    folder.mkdir()
-    module = torch.nn.Sequential(torch.nn.AvgPool2d(4), torch.nn.Flatten(), torch.nn.Linear(768, 10)).eval()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter's own
-        save_classifier(module, (64, 64), folder / "model.pt2")
-    names = [f"{name}-{index}" for index in range(labels)]
-    fields = {"task": "classification", "architecture": "pt2", "preset": {"height": 64, "width": 64}, "labels": names}
-    package = write_manifest(folder, fields, ["model.pt2"])
-    return PointedVersion(version=name, uri=folder.as_uri(), digest=package.digest)
-
-
 @pytest.fixture
 def pointer(s3: S3Client, bucket: str) -> PointerStore:
     return PointerStore(s3, ObjectRef(bucket, "digits/pointer.json"))
@@ -77,7 +61,7 @@ def pointer(s3: S3Client, bucket: str) -> PointerStore:
 async def replica(pointer: PointerStore, **options: Any) -> AsyncIterator[tuple[PointerFollower, Residents]]:
     settings = PredictorSettings(**{"model_name": "m", "model_uri": "null:2"} | options)
     with device_threads() as threads:
-        residents = Residents(settings, threads)
+        residents = Residents("m", settings, threads)
         follower = PointerFollower(pointer, residents, settings)
         await follower.start()
         yield follower, residents
@@ -159,7 +143,7 @@ async def test_memory_is_compared_before_the_weights_are_read(pointer: PointerSt
 async def test_modules_are_kept_out_of_later_collections_and_networks_are_not(tmp_path: Path) -> None:
     made = packaged(tmp_path / "2", "2")
     with device_threads() as threads:
-        residents = Residents(PredictorSettings(model_name="m", model_uri="null:2", max_batch_size=1), threads)
+        residents = Residents("m", PredictorSettings(model_name="m", model_uri="null:2", max_batch_size=1), threads)
         await residents.load(Source("1", "null:2", None))
         await residents.load(Source("2", made.uri, made.digest), percent=0)
         module = weakref.ref(residents.roles["candidate"].batcher._network._module)  # type: ignore[attr-defined]

@@ -370,7 +370,7 @@ from whimbrel.core.kserve_sdk import Model
 from whimbrel.predictors import __main__, sources
 from whimbrel.predictors.settings import PredictorSettings
 settings = PredictorSettings(model_name="m", model_uri="null:3")
-sources.build(sources.locate(sources.source_of(settings), settings), settings)
+sources.build(sources.locate(sources.source_of(settings.models[0]), settings), settings)
 print([name for name in ("torch", "torchvision", "safetensors", "pyarrow") if name in sys.modules])
 """
     found = subprocess.run(

@@ -28,7 +28,7 @@ WRONG_DIGEST = "sha256:" + "1" * 64
 @asynccontextmanager
 async def residents_of(*versions: str) -> AsyncIterator[Residents]:
     with device_threads() as threads:
-        residents = Residents(PredictorSettings(model_name="m", model_uri="null:10"), threads)
+        residents = Residents("m", PredictorSettings(model_name="m", model_uri="null:10"), threads)
         for version in versions:
             await residents.load(Source(version, "null:10", None))
         yield residents

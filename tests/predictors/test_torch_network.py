@@ -214,7 +214,7 @@ async def residents(folder: Path, memory: int) -> AsyncIterator[Any]:
 
     options: Any = {"model_uri": "null:2", "model_cache": folder, "max_batch_size": 1, "model_memory_bytes": memory}
     with device_threads() as threads:
-        found = Residents(PredictorSettings(model_name="m", **options), threads)
+        found = Residents("m", PredictorSettings(model_name="m", **options), threads)
         yield found
         await found.close()
 

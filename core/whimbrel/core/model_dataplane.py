@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -48,7 +49,9 @@ class ServingDataPlane(DataPlane):  # type: ignore[misc]
         self._serving = serving
 
     async def ready(self) -> bool:
-        return self._serving.ready and self._failing() is None
+        """When every model is, as the V2 protocol has it."""
+        models = self._model_registry.get_models().values()
+        return self._serving.ready and self._failing() is None and all([await model.healthy() for model in models])
 
     async def live(self) -> dict[str, str]:
         """As long as no model says `failing`, which only a restart of the process mends."""
@@ -109,9 +112,10 @@ def _not_here(model_name: str, verb: str) -> str:
     )
 
 
-def dataplane_of(model: Model, serving: Serving) -> ServingDataPlane:
+def dataplane_of(models: Sequence[Model], serving: Serving) -> ServingDataPlane:
     registry = ModelRepository()
-    registry.update(model)
+    for model in models:
+        registry.update(model)
     return ServingDataPlane(registry, serving)
 
 

@@ -1,4 +1,4 @@
-"""Runs one KServe model as a server of ours: REST (V1, V2) and, with a port for it, V2 gRPC.
+"""Runs KServe models as a server of ours: REST (V1, V2) and, with a port for it, V2 gRPC.
 
 Built from the SDK's parts, without its ModelServer, which binds 0.0.0.0, parses sys.argv and unloads the models at
 SIGTERM. A life goes: listen (live, not ready: 503) → `lifespan` entered → ready → SIGTERM → not ready, but
@@ -9,7 +9,7 @@ that, for a thread that hangs, ends itself with status 1.
     class Digits(kserve_sdk.Model):
         async def predict(self, payload, headers=None): ...     # dict or bytes (V1), InferRequest (V2)
 
-    run(model, settings, routes=[Route("/events", events, methods=["POST"])], lifespan=load_and_warm_up)
+    run([model], settings, routes=[Route("/events", events, methods=["POST"])], lifespan=load_and_warm_up)
 
 Whatever raises a WhimbrelError, in the model or in an extra route, is answered by that error's row of the table
 (REST: status, `body()`, `headers()`; gRPC: the fitting code, `body()` as JSON in the details). A request whose
@@ -80,7 +80,7 @@ async def _nothing_to_load() -> AsyncIterator[None]:
 
 
 def run(
-    model: Model,
+    models: Sequence[Model],
     settings: ModelServerSettings,
     *,
     routes: Sequence[BaseRoute] = (),
@@ -88,16 +88,18 @@ def run(
 ) -> None:
     """Serve until SIGTERM or SIGINT; a second one ends the drain at once.
 
-    `model.ready` has to be True when `lifespan` has been entered. `routes` come before the protocol's own, under
+    Each model's `ready` has to be True when `lifespan` has been entered. `routes` come before the protocol's own, under
     the same limits and error table. Raises SettingsError when a port is taken, and what `lifespan` raises.
     """
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve(model, settings, routes, lifespan))
+        runner.run(_serve(models, settings, routes, lifespan))
 
 
-async def _serve(model: Model, settings: ModelServerSettings, routes: Sequence[BaseRoute], lifespan: Lifespan) -> None:
+async def _serve(
+    models: Sequence[Model], settings: ModelServerSettings, routes: Sequence[BaseRoute], lifespan: Lifespan
+) -> None:
     serving, stopping = Serving(), _StopSignals(settings.drain_seconds + settings.grace_seconds)
-    dataplane = dataplane_of(model, serving)
+    dataplane = dataplane_of(models, serving)
     limits = BodyLimits(settings.max_request_bytes, settings.body_seconds)
     bodies = Budget(settings.request_budget, "bytes of request bodies", max_wait_seconds=settings.wait_seconds)
     app = rest_application(dataplane, serving, routes, limits, bodies)
@@ -120,7 +122,7 @@ async def _serve(model: Model, settings: ModelServerSettings, routes: Sequence[B
         if not await _entered(lifespan, loaded, stopping):
             return
         serving.ready = True
-        logger.info("ready", extra={"model": model.name})
+        logger.info("ready", extra={"models": [model.name for model in models]})
         await stopping.first.wait()
         serving.ready, serving.draining = False, True
         logger.info("draining", extra={"seconds": settings.drain_seconds})

@@ -67,10 +67,21 @@ class ServerSettings(ComponentSettings):
 CommaSeparated = Annotated[tuple[str, ...], NoDecode]
 
 
+class Repeated:
+    """Marks a field that its option gives once for each entry, and its variable one to a line (with `NoDecode`)."""
+
+
 def split_commas(value: Any) -> Any:
     """A validator (mode before) for `CommaSeparated` fields."""
     if isinstance(value, str):
         return tuple(part.strip() for part in value.split(",") if part.strip())
+    return value
+
+
+def split_lines(value: Any) -> Any:
+    """A validator (mode before) for fields that are `Repeated`."""
+    if isinstance(value, str):
+        return tuple(line.strip() for line in value.splitlines() if line.strip())
     return value
 
 
@@ -108,14 +119,15 @@ def _parse_arguments(settings_class: type[ComponentSettings], arguments: Sequenc
     for name, field in settings_class.model_fields.items():
         default = "required" if field.is_required() else f"default: {field.default}"
         spellings = list(dict.fromkeys([option_name(name), "--" + name]))
+        repeated = any(isinstance(each, Repeated) for each in field.metadata)
         alone: dict[str, Any] = {"nargs": "?", "const": "true"} if field.annotation is bool else {}
         parser.add_argument(
             *spellings,
-            **alone,  # `--timing` is `--timing true`
+            **({"action": "append"} if repeated else alone),  # `--timing` is `--timing true`
             dest=name,
             metavar="VALUE",
             default=argparse.SUPPRESS,
-            help=f"{field.description or ''} ({default}; {environment_name(name)})".replace("%", "%%"),
+            help=_help(name, field.description or "", default, repeated=repeated).replace("%", "%%"),
         )
     try:
         parsed, unknown = parser.parse_known_args(arguments)
@@ -124,6 +136,12 @@ def _parse_arguments(settings_class: type[ComponentSettings], arguments: Sequenc
     if unknown:
         raise SettingsError(f"expected a setting of {program}, seen {unknown[0]!r}; see '{program} --help'")
     return vars(parsed)
+
+
+def _help(name: str, description: str, default: str, *, repeated: bool) -> str:
+    if repeated:
+        return f"{description} (again for each; {environment_name(name)}, one to a line)"
+    return f"{description} ({default}; {environment_name(name)})"
 
 
 def _line(settings_class: type[ComponentSettings], fault: Any, given: dict[str, Any]) -> str:

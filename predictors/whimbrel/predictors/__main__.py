@@ -1,4 +1,4 @@
-"""`python -m whimbrel.predictors`: serve the versions of one model until SIGTERM."""
+"""`python -m whimbrel.predictors`: serve the versions of its models until SIGTERM."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ def main() -> int:
     from whimbrel.core.errors import SettingsError, WhimbrelError
     from whimbrel.core.model_server import run
     from whimbrel.core.settings import load
+    from whimbrel.predictors.ensemble import EnsembleModel
     from whimbrel.predictors.inference_requests import RequestLimits
     from whimbrel.predictors.model import PredictorModel
     from whimbrel.predictors.repository import repository_routes
@@ -34,9 +35,12 @@ def main() -> int:
         return 2
     logs.configure("predictor", settings.log_level)
     limits = RequestLimits(settings.max_images_per_request, settings.top_k, settings.score_threshold)
-    model = PredictorModel(settings.model_name, limits)
+    models = {named.name: PredictorModel(named.name, limits) for named in settings.models}
+    ensembles = [EnsembleModel(named, models, limits) for named in settings.ensemble]
+    served: list[PredictorModel | EnsembleModel] = [*models.values(), *ensembles]
+    routes = repository_routes(served, settings)
     try:
-        run(model, settings, routes=repository_routes(model, settings), lifespan=lambda: serving(model, settings))
+        run(served, settings, routes=routes, lifespan=lambda: serving(models, ensembles, settings))
     except WhimbrelError as error:
         logging.getLogger("whimbrel.predictors").error("cannot start: %s", error)
         return 2 if isinstance(error, SettingsError) else 1

@@ -36,6 +36,13 @@ def v2(request: InferRequest, task: Task, tensors: Tensors, model_name: str, ver
     )
 
 
-def headers(version: str, digest: str) -> dict[str, str]:
-    """What a V1 answer has no field for."""
-    return {VERSION_HEADER: version, DIGEST_HEADER: digest}
+def rendered(
+    payload: Any, task: Task, tensors: Tensors, answered: tuple[str, str], response_headers: dict[str, str] | None
+) -> dict[str, Any] | InferResponse:
+    """In the protocol of the request. `answered`: the name and version of the model that did."""
+    name, version = answered
+    if isinstance(payload, InferRequest):
+        return v2(payload, task, tensors, name, version)
+    if response_headers is not None:  # what a V1 answer has no field for
+        response_headers.update({VERSION_HEADER: version, DIGEST_HEADER: task.description.digest})
+    return v1(task, tensors)

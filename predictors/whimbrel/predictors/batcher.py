@@ -31,6 +31,7 @@ from whimbrel.core.metrics import (
 )
 from whimbrel.predictors.batch_policy import Arrivals, BatchLimits, BatchTimes, batch_size, seconds_to_wait
 from whimbrel.predictors.device_health import DeviceHealth
+from whimbrel.predictors.memory import Taken
 from whimbrel.predictors.network import Images, Network, Outputs
 from whimbrel.predictors.pieces import Piece, blamed, pieces_of
 from whimbrel.predictors.tasks.task import joined
@@ -43,15 +44,16 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class DeviceThreads:
-    """One thread to stage batches and one to compute them; the versions on one device share them, batch by batch.
+    """One thread to stage batches and one to compute them; all versions of all models share them, batch by batch.
 
-    `aside`: for what loads and unloads versions while others answer.
+    `aside`: for what loads and unloads versions while others answer. `taken`: the memory of them all.
     """
 
     stage: ThreadPoolExecutor
     compute: ThreadPoolExecutor
     aside: ThreadPoolExecutor
     health: DeviceHealth
+    taken: Taken
 
 
 @contextmanager
@@ -61,7 +63,7 @@ def device_threads(longest_call_seconds: float = LONGEST_CALL_SECONDS) -> Iterat
         ThreadPoolExecutor(1, "compute") as compute,
         ThreadPoolExecutor(2, "aside", initializer=_behind_the_others) as aside,
     ):
-        yield DeviceThreads(stage, compute, aside, DeviceHealth(longest_call_seconds))
+        yield DeviceThreads(stage, compute, aside, DeviceHealth(longest_call_seconds), Taken())
 
 
 def _behind_the_others() -> None:

@@ -2,17 +2,42 @@
 
 from __future__ import annotations
 
+import asyncio
 import atexit
 import ctypes
 import errno
 import functools
 import gc
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 _MEMINFO = Path("/proc/meminfo")
 _CGROUP = Path("/sys/fs/cgroup")
+_keeping = threading.Lock()
 _SHORTAGES = frozenset({errno.ENOMEM, errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE})
+
+
+class Taken:
+    """Bytes that the versions of all models in this process take, by their own account.
+
+    `placing` is held from the look at what is free until a version has answered: of two loads one waits, so that
+    none counts on what the other takes.
+    """
+
+    def __init__(self) -> None:
+        self.placing = asyncio.Lock()
+        self.total = 0
+
+    @contextmanager
+    def holding(self, needed_bytes: int) -> Iterator[None]:
+        self.total += needed_bytes
+        try:
+            yield
+        finally:
+            self.total -= needed_bytes
 
 
 def free_bytes(device: str) -> int:
@@ -37,11 +62,16 @@ def ran_short(error: BaseException | None) -> bool:
     return False
 
 
-@functools.cache
 def keep_modules(*, with_torch: bool) -> None:
     """Once each, when the modules that a network needs are imported, and before the first of its kind is built: they
     stay for good, so that no later collection, which holds up every thread, looks at them again. From here on there
     are collections."""
+    with _keeping:  # of two models that load at once, none is built before it is done
+        _keep_modules(with_torch=with_torch)
+
+
+@functools.cache
+def _keep_modules(*, with_torch: bool) -> None:
     gc.collect()
     gc.freeze()
     gc.enable()

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from whimbrel.core.errors import Unavailable, WhimbrelError
+from whimbrel.core.errors import Unavailable
 from whimbrel.core.kserve_sdk import InferRequest, InferResponse, Model
 from whimbrel.core.tensors import IMAGES
 from whimbrel.predictors import answers
@@ -22,10 +22,10 @@ from whimbrel.predictors.inference_requests import (
     version_of,
 )
 from whimbrel.predictors.network import Description
-from whimbrel.predictors.residents import Resident, Residents
-from whimbrel.predictors.tasks.task import Task, Tensors
-
-CLIENT_LEFT = 499  # as nginx has it
+from whimbrel.predictors.residents import Residents
+from whimbrel.predictors.tally import tallied
+from whimbrel.predictors.tasks.task import Task
+from whimbrel.predictors.versions import rows
 
 
 class PredictorModel(Model):  # type: ignore[misc]
@@ -39,6 +39,7 @@ class PredictorModel(Model):  # type: ignore[misc]
         self.pointer_state: Callable[[], dict[str, Any]] | None = None  # where it follows a pointer
 
     def serve(self, residents: Residents) -> None:
+        """From now on by these, as soon as one of them is current."""
         self._residents, self.ready = residents, True
 
     @property
@@ -68,34 +69,35 @@ class PredictorModel(Model):  # type: ignore[misc]
         named = version_of(payload, given)
         resident = self.residents.pick(key_of(payload, given), named)
         count = functools.partial(self.residents.metrics.count, resident.version, live=named is None)
-        with resident.in_use():
-            tensors = await self._answered(payload, resident, count, (arrived, timeout_of(given)))
-        if isinstance(payload, InferRequest):
-            return answers.v2(payload, resident.task, tensors, self.name, resident.version)
-        if response_headers is not None:
-            response_headers.update(answers.headers(resident.version, resident.description.digest))
-        return answers.v1(resident.task, tensors)
-
-    async def _answered(
-        self, payload: Any, resident: Resident, count: Callable[..., None], granted: tuple[float, float | None]
-    ) -> Tensors:
-        """Counted by what came of it, before the version may leave. `granted`: the arrival, and seconds from it on."""
-        images, (arrived, seconds) = 1, granted
-        try:
-            asked = await self._read(payload, resident.task)
-            images = len(asked.images)
-            deadline = _deadline(arrived, asked.timeout_seconds, seconds)
+        with resident.in_use(), tallied(count) as tally:
+            asked = await read(payload, resident.task, self._limits)
+            tally.images = len(asked.images)
+            deadline = deadline_of(arrived, asked.timeout_seconds, timeout_of(given))
             outputs = await resident.batcher.infer(asked.images, asked.wanted.top_k, deadline)
             tensors = resident.task.tensors(outputs, asked.wanted)
-        except asyncio.CancelledError:
-            count(status=CLIENT_LEFT, outcome="Left", images=images)
-            raise
-        except Exception as error:
-            known = error if isinstance(error, WhimbrelError) else None
-            count(status=known.status if known else 500, outcome=known.reason if known else "Failed", images=images)
-            raise
-        count(status=200, outcome="answered", images=images)
-        return tensors
+        return answers.rendered(payload, resident.task, tensors, (self.name, resident.version), response_headers)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The resident versions for the index."""
+        return rows(self.residents)
+
+    def metadata(self, version: str | None) -> dict[str, Any]:
+        """With every resident version. Raises NotFound for one that is not."""
+        residents = self.residents
+        resident = residents.pick("", version) if version else residents.current
+        return {
+            "name": self.name,
+            "versions": self.versions,
+            "platform": "",
+            "inputs": input_types(resident.description) if resident else [],
+            "outputs": self.get_output_types(),
+            "residents": rows(residents),
+            "pointer": self.pointer_state() if self.pointer_state else None,
+        }
+
+    def digest_of(self, version: str) -> str:
+        """Raises NotFound unless this version is resident."""
+        return self.residents.pick("", version).description.digest
 
     def get_input_types(self) -> list[dict[str, Any]]:
         current = self._residents.current if self._residents else None
@@ -105,13 +107,14 @@ class PredictorModel(Model):  # type: ignore[misc]
         current = self._residents.current if self._residents else None
         return output_types(current.task) if current else []
 
-    async def _read(self, payload: Any, task: Task) -> Asked:
-        """Pixels as numbers in lists take longer to read than the event loop may stand still."""
-        if not isinstance(payload, InferRequest):
-            return await asyncio.to_thread(read_v1, payload, task, self._limits)
-        if any(isinstance(entry.data, list) and entry.data for entry in payload.inputs):
-            return await asyncio.to_thread(read_v2, payload, task, self._limits)
-        return read_v2(payload, task, self._limits)
+
+async def read(payload: Any, task: Task, limits: RequestLimits) -> Asked:
+    """Pixels as numbers in lists take longer to read than the event loop may stand still."""
+    if not isinstance(payload, InferRequest):
+        return await asyncio.to_thread(read_v1, payload, task, limits)
+    if any(isinstance(entry.data, list) and entry.data for entry in payload.inputs):
+        return await asyncio.to_thread(read_v2, payload, task, limits)
+    return read_v2(payload, task, limits)
 
 
 def input_types(description: Description) -> list[dict[str, Any]]:
@@ -126,7 +129,7 @@ def output_types(task: Task) -> list[dict[str, Any]]:
     ]
 
 
-def _deadline(arrived: float, *timeouts: float | None) -> float | None:
+def deadline_of(arrived: float, *timeouts: float | None) -> float | None:
     """The earliest of what the request and its header grant."""
     given = [seconds for seconds in timeouts if seconds is not None]
     return arrived + min(given) if given else None

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from whimbrel.core.package import Preset
+from whimbrel.core.package import Package, Preset
 
 if TYPE_CHECKING:
     from whimbrel.predictors.tasks.task import Task
@@ -27,6 +27,11 @@ class Description:
     labels: tuple[str, ...]
     digest: str
     keypoints: tuple[str, ...] = ()
+
+
+def description_of(package: Package) -> Description:
+    manifest = package.manifest
+    return Description(manifest.task, manifest.preset, manifest.labels, package.digest, manifest.keypoints)
 
 
 class Network(Protocol):

@@ -72,7 +72,7 @@ class PointerFollower:
             self._error = None
         except Exception as error:  # whatever a load raises: the next round tries again
             self._failed(error)
-        PREDICTOR_POINTER_SYNCED.labels(self._settings.model_name).set(self._synced())
+        PREDICTOR_POINTER_SYNCED.labels(self._residents.name).set(self._synced())
         await self._report()
 
     def _failed(self, error: Exception) -> None:
@@ -97,7 +97,10 @@ class PointerFollower:
         read = await asyncio.to_thread(self._store.read, self._read.etag if self._read else None)
         if read is not None:
             self._read, self._refused, self._failures = read, {}, Counter()
-            logger.info("pointer", extra={"etag": read.etag, "current": read.pointer.current.version})
+            logger.info(
+                "pointer",
+                extra={"model": self._residents.name, "etag": read.etag, "current": read.pointer.current.version},
+            )
 
     async def _reconcile(self, pointer: Pointer) -> None:
         await self._to_current(pointer)

@@ -13,6 +13,7 @@ digest. A load of a version that is resident needs no URI: with 100 percent it i
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
 import orjson
@@ -24,7 +25,9 @@ from starlette.routing import Route
 from whimbrel.core import v2_rest
 from whimbrel.core.errors import InputRefused, NotFound
 from whimbrel.core.package import Digest
-from whimbrel.predictors.model import PredictorModel, input_types
+from whimbrel.predictors.ensemble import EnsembleModel
+from whimbrel.predictors.model import PredictorModel
+from whimbrel.predictors.residents import Residents
 from whimbrel.predictors.settings import PredictorSettings
 from whimbrel.predictors.sources import Source, check_allowed
 from whimbrel.predictors.versions import rows
@@ -46,9 +49,10 @@ class LoadParameters(UnloadParameters):
     drain_and_swap: bool = False
 
 
-def repository_routes(model: PredictorModel, settings: PredictorSettings) -> list[Route]:
-    repository = _Repository(model, settings.allowed_uri_prefixes)
-    path, by_version = f"/v2/models/{model.name}", f"/v2/models/{model.name}/versions/{{version}}"
+def repository_routes(models: Sequence[PredictorModel | EnsembleModel], settings: PredictorSettings) -> list[Route]:
+    repository = _Repository({model.name: model for model in models}, settings.allowed_uri_prefixes)
+    path = "/v2/models/{model_name}"
+    by_version = f"{path}/versions/{{version}}"
     routes = [
         Route("/v2/repository/index", repository.index, methods=["POST"]),
         Route(path, repository.metadata, methods=["GET"]),
@@ -57,62 +61,62 @@ def repository_routes(model: PredictorModel, settings: PredictorSettings) -> lis
         Route(f"{by_version}/infer", repository.infer, methods=["POST"]),
     ]
     if settings.repository_api:
-        change = f"/v2/repository/models/{model.name}"
+        change = "/v2/repository/models/{model_name}"
         routes.append(Route(f"{change}/load", repository.load, methods=["POST"]))
         routes.append(Route(f"{change}/unload", repository.unload, methods=["POST"]))
     return routes
 
 
 class _Repository:
-    def __init__(self, model: PredictorModel, prefixes: tuple[str, ...]) -> None:
-        self._model, self._prefixes = model, prefixes
+    def __init__(self, models: Mapping[str, PredictorModel | EnsembleModel], prefixes: tuple[str, ...]) -> None:
+        self._models, self._prefixes = models, prefixes
 
     async def index(self, _: Request) -> Response:
-        return JSONResponse([{"name": self._model.name, **row} for row in rows(self._model.residents)])
+        return JSONResponse([{"name": model.name, **row} for model in self._models.values() for row in model.rows()])
 
     async def metadata(self, request: Request) -> Response:
-        residents, version = self._model.residents, request.path_params.get("version")
-        resident = residents.pick("", version) if version else residents.current
-        return JSONResponse(
-            {
-                "name": self._model.name,
-                "versions": self._model.versions,
-                "platform": "",
-                "inputs": input_types(resident.description) if resident else [],
-                "outputs": self._model.get_output_types(),
-                "residents": rows(residents),
-                "pointer": self._model.pointer_state() if self._model.pointer_state else None,
-            }
-        )
+        return JSONResponse(self._model(request).metadata(request.path_params.get("version")))
 
     async def ready(self, request: Request) -> Response:
-        resident = self._model.residents.pick("", request.path_params["version"])
-        digest = resident.description.digest
-        return JSONResponse({"name": self._model.name, "version": resident.version, "ready": True, "digest": digest})
+        model, version = self._model(request), request.path_params["version"]
+        digest = model.digest_of(version)
+        return JSONResponse({"name": model.name, "version": version, "ready": True, "digest": digest})
 
     async def infer(self, request: Request) -> Response:
-        headers = dict(request.headers)
-        self._model.residents.pick("", request.path_params["version"])  # before the body is read
-        asked = await v2_rest.parse_request(await request.body(), headers, self._model.name)
-        asked.model_version = request.path_params["version"]
-        return v2_rest.render_response(await self._model.predict(asked, headers), {})
+        model, version, headers = self._model(request), request.path_params["version"], dict(request.headers)
+        model.digest_of(version)  # before the body is read
+        asked = await v2_rest.parse_request(await request.body(), headers, model.name)
+        asked.model_version = version
+        return v2_rest.render_response(await model.predict(asked, headers), {})
 
     async def load(self, request: Request) -> Response:
-        asked, residents = await _parameters(request, LoadParameters), self._model.residents
+        residents, asked = self._residents(request), await _parameters(request, LoadParameters)
         if asked.uri is not None:
             if asked.digest is None:
                 raise InputRefused("parameter digest: missing; nothing loads unpinned")
             check_allowed(asked.uri, self._prefixes)
-        elif asked.version not in self._model.versions:
+        elif asked.version not in [resident.version for resident in residents.roles.values()]:
             raise NotFound(f"expected a version that is resident, or a uri, seen {asked.version!r} without one")
         source = Source(asked.version, asked.uri or "", asked.digest)
         await residents.load(source, percent=asked.percent, drain_and_swap=asked.drain_and_swap)
-        return JSONResponse({"name": self._model.name, "load": True, "residents": rows(residents)})
+        return JSONResponse({"name": residents.name, "load": True, "residents": rows(residents)})
 
     async def unload(self, request: Request) -> Response:
-        asked = await _parameters(request, UnloadParameters)
-        await self._model.residents.unload(asked.version)
-        return JSONResponse({"name": self._model.name, "unload": True, "residents": rows(self._model.residents)})
+        residents, asked = self._residents(request), await _parameters(request, UnloadParameters)
+        await residents.unload(asked.version)
+        return JSONResponse({"name": residents.name, "unload": True, "residents": rows(residents)})
+
+    def _model(self, request: Request) -> PredictorModel | EnsembleModel:
+        name = request.path_params["model_name"]
+        if name not in self._models:
+            raise NotFound(f"expected one of the models {', '.join(self._models)}, seen {name!r}")
+        return self._models[name]
+
+    def _residents(self, request: Request) -> Residents:
+        model = self._model(request)
+        if isinstance(model, EnsembleModel):
+            raise InputRefused(f"expected a model with versions of its own, seen the ensemble {model.name!r}")
+        return model.residents
 
 
 async def _parameters(request: Request, kind: type[Parameters]) -> Parameters:

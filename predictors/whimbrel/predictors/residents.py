@@ -29,7 +29,7 @@ from whimbrel.core.metrics import (
 from whimbrel.predictors import memory, sources
 from whimbrel.predictors.batcher import Batcher, DeviceThreads, batching
 from whimbrel.predictors.device_health import DeviceHealth
-from whimbrel.predictors.network import Description
+from whimbrel.predictors.network import Description, Network
 from whimbrel.predictors.settings import PredictorSettings
 from whimbrel.predictors.sources import Located, Source
 from whimbrel.predictors.tasks.task import Task
@@ -80,16 +80,28 @@ class Failure:
     reason: str
 
 
+def _anything(_: Located) -> None:
+    """What a model admits that is in no ensemble."""
+
+
 class Residents:
-    def __init__(self, settings: PredictorSettings, threads: DeviceThreads) -> None:
-        self._settings, self._threads = settings, threads
+    """`admit` raises PackageRefused for a version that may not become one of this model."""
+
+    def __init__(
+        self,
+        name: str,
+        settings: PredictorSettings,
+        threads: DeviceThreads,
+        admit: Callable[[Located], None] = _anything,
+    ) -> None:
+        self.name, self._settings, self._threads, self._admit = name, settings, threads, admit
         self.roles: dict[str, Resident] = {}
         self.candidate_percent = 0.0
         self.loading: Source | None = None
         self.failure: Failure | None = None
         self.stages = Stages()  # of the last load
-        self.metrics = VersionMetrics(settings.model_name)
-        failing = PREDICTOR_DEVICE_FAILING.labels(settings.model_name)
+        self.metrics = VersionMetrics(name)
+        failing = PREDICTOR_DEVICE_FAILING.labels(name)
         failing.set_function(lambda: self.health.failing is not None)
         self._change: asyncio.Task[None] | None = None
         self._ending = threading.Event()
@@ -107,7 +119,7 @@ class Residents:
         if version:
             return self._named(version)
         if self.current is None:
-            raise Unavailable("the model is not loaded yet", retry_after_seconds=1)
+            raise Unavailable(f"the model {self.name!r} is not loaded yet", retry_after_seconds=1)
         candidate = self.roles.get(CANDIDATE)
         if candidate is not None and has_share(key, self.candidate_percent):
             return candidate
@@ -160,10 +172,12 @@ class Residents:
         if resident is None:
             resident = await self._loaded(source, drain_and_swap)
         await self._give_share(resident, percent)
-        PREDICTOR_SWAP_SECONDS.labels(self._settings.model_name).observe(time.monotonic() - started)
+        PREDICTOR_SWAP_SECONDS.labels(self.name).observe(time.monotonic() - started)
         seconds = round(time.monotonic() - started, 3)
-        described = {"version": resident.version, "digest": resident.description.digest}
-        logger.info("serving", extra={**described, "percent": percent, "seconds": seconds})
+        logger.info("serving", extra={**self._described(resident), "percent": percent, "seconds": seconds})
+
+    def _described(self, resident: Resident) -> dict[str, str]:
+        return {"model": self.name, "version": resident.version, "digest": resident.description.digest}
 
     def _resident_of(self, source: Source) -> Resident | None:
         found = [each for each in self.roles.values() if each.version == source.version]
@@ -185,7 +199,7 @@ class Residents:
             error = _as_shortage(failed, source)
             reason = str(error) if isinstance(error, WhimbrelError) else f"unexpected {type(error).__name__}"
             self.failure = Failure(source, reason)
-            PREDICTOR_LOADS.labels(self._settings.model_name, "failed").inc()
+            PREDICTOR_LOADS.labels(self.name, "failed").inc()
             if current is not None and self.current is None:
                 logger.warning("loading the former version again: %s", reason)
                 self.roles[CURRENT] = await self._started(await self._located(current.source))
@@ -194,7 +208,7 @@ class Residents:
         finally:
             self.loading = None
         self.failure = None
-        PREDICTOR_LOADS.labels(self._settings.model_name, "loaded").inc()
+        PREDICTOR_LOADS.labels(self.name, "loaded").inc()
         return resident
 
     async def _fetched(self, source: Source, leaving: Sequence[Resident]) -> Located:
@@ -229,22 +243,32 @@ class Residents:
         async with AsyncExitStack() as life:
             life.push_async_callback(self._shrink_cache)
             life.callback(located.release)
-            if leaving is not None:
-                await self._make_room(located, leaving)
+            self._admit(located)
+            async with self._threads.taken.placing:
+                if leaving is not None:
+                    await self._make_room(located, leaving)
+                network, batcher = await self._placed(located, life)
+            task, needed_bytes = network.task, located.needed_bytes
+            return Resident(located.version, located.source, task, batcher, needed_bytes, life.pop_all())
+
+    async def _placed(self, located: Located, life: AsyncExitStack) -> tuple[Network, Batcher]:
+        """In memory, and has answered once; leaves with `life`."""
+        async with AsyncExitStack() as placed:
+            placed.enter_context(self._threads.taken.holding(located.needed_bytes))
             with self.stages.timed("build"):
                 network = await self._aside(sources.build, located, self._settings)
-            life.push_async_callback(self._aside, memory.give_back)
-            life.callback(network.close)
-            life.callback(self.metrics.forget, located.version)
-            names = {"model_name": self._settings.model_name, "version": located.version}
-            batcher = await life.enter_async_context(
+            placed.push_async_callback(self._aside, memory.give_back)
+            placed.callback(network.close)
+            placed.callback(self.metrics.forget, located.version)
+            names = {"model_name": self.name, "version": located.version}
+            batcher = await placed.enter_async_context(
                 batching(network, self._settings.batch_limits, self._threads, **names)
             )
             with self.stages.timed("warm up"):
                 beside = self.current.batcher.times if self.current is not None else None
                 await warm_up(batcher, network.task, self._settings, beside=beside)
-            task = network.task
-            return Resident(located.version, located.source, task, batcher, located.needed_bytes, life.pop_all())
+            life.push_async_exit(placed.pop_all())
+        return network, batcher
 
     async def _shrink_cache(self) -> None:
         try:
@@ -281,7 +305,7 @@ class Residents:
         free, bound = memory.free_bytes(self._settings.device), self._settings.model_memory_bytes
         if bound is None:
             return free
-        return min(free, bound - sum(resident.needed_bytes for resident in self.roles.values()))
+        return min(free, bound - self._threads.taken.total)
 
     async def _give_share(self, resident: Resident, percent: float) -> None:
         """Everything that a request can see happens before the first await."""
@@ -303,7 +327,7 @@ class Residents:
     def _show(self) -> None:
         roles = {role: (resident.version, resident.needed_bytes) for role, resident in self.roles.items()}
         self.metrics.show(roles, self.candidate_percent / 100)
-        PREDICTOR_FREE_BYTES.labels(self._settings.model_name).set(self._free_bytes())
+        PREDICTOR_FREE_BYTES.set(self._free_bytes())
 
     def _release_role(self, resident: Resident) -> None:
         for role, each in list(self.roles.items()):
@@ -316,7 +340,7 @@ class Residents:
             await resident.unused.wait()
         await resident.life.aclose()
         self._show()
-        logger.info("unloaded", extra={"version": resident.version, "digest": resident.description.digest})
+        logger.info("unloaded", extra=self._described(resident))
 
     def _named(self, version: str) -> Resident:
         for resident in self.roles.values():

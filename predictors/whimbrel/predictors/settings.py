@@ -1,4 +1,4 @@
-"""The predictor's settings: one model, where it comes from, and how it is computed."""
+"""The predictor's settings: its models, where they come from, and how they are computed."""
 
 from __future__ import annotations
 
@@ -7,20 +7,44 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
+from pydantic_settings import NoDecode
 
 from whimbrel.core.model_server import ModelServerSettings
 from whimbrel.core.package import Digest
-from whimbrel.core.settings import CommaSeparated, HttpUrl, Port, S3Settings, Seconds, split_commas
+from whimbrel.core.settings import CommaSeparated, HttpUrl, Port, Repeated, S3Settings, Seconds, split_commas
 from whimbrel.predictors.batch_policy import BatchLimits
-from whimbrel.predictors.null_network import URI as NULL_URI
+from whimbrel.predictors.named_models import (
+    NAME,
+    URI,
+    NamedEnsemble,
+    NamedModel,
+    check_names,
+    check_pinned,
+    check_pointers,
+    ensembles_of,
+    models_of,
+)
 
 
 class PredictorSettings(ModelServerSettings, S3Settings):
-    """Serves one version of one model: KServe's V1, V2 REST and V2 gRPC."""
+    """Serves the versions of one model or of several: KServe's V1, V2 REST and V2 gRPC."""
 
-    model_name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$", description="name in the paths of the API")
-    model_uri: str = Field(
-        pattern=rf"^((pointer\+)?s3://[^/]+/.+|file:///.+|models:/[^/]+(@|/)[^/@]+|{NULL_URI})$",
+    model: Annotated[tuple[NamedModel, ...], NoDecode, Repeated(), BeforeValidator(models_of)] = Field(
+        default=(), description="a model as NAME=URI or NAME=URI@sha256:DIGEST, URIs and digests as below"
+    )
+    ensemble: Annotated[tuple[NamedEnsemble, ...], NoDecode, Repeated(), BeforeValidator(ensembles_of)] = Field(
+        default=(),
+        description="a model that averages the scores of others, or lets them vote: "
+        "NAME=average:MEMBER,MEMBER or NAME=vote:MEMBER*WEIGHT,MEMBER*WEIGHT",
+    )
+    model_name: str | None = Field(
+        default=None,
+        pattern=f"^{NAME}$",
+        description="short form of one more model: its name in the paths of the API",
+    )
+    model_uri: str | None = Field(
+        default=None,
+        pattern=f"^{URI}$",
         description="s3://BUCKET/PREFIX, pointer+s3://BUCKET/KEY, file:///FOLDER, models:/NAME@ALIAS, "
         "models:/NAME/VERSION, or null:[TASK:]CLASSES[,HEIGHTxWIDTH][,PREFIX]",
     )
@@ -110,13 +134,35 @@ class PredictorSettings(ModelServerSettings, S3Settings):
             self.latency_budget_ms / 1000,
         )
 
+    @property
+    def models(self) -> tuple[NamedModel, ...]:
+        """All of them, the one of the short form first."""
+        if self.model_name is None or self.model_uri is None:
+            return self.model
+        return (NamedModel(self.model_name, self.model_uri, self.model_digest, self.model_version), *self.model)
+
     @model_validator(mode="after")
-    def _consistent(self) -> PredictorSettings:
-        if self.model_uri.startswith(("s3:", "file:")) and self.model_digest is None:
+    def _named(self) -> PredictorSettings:
+        """The short form is whole or absent."""
+        if self.model_uri is not None and self.model_name is None:
+            raise ValueError("WHIMBREL_MODEL_NAME (--model-name): missing; model_uri needs a name")
+        if self.model_uri is None and (self.model_name is not None or not self.model):
+            raise ValueError("WHIMBREL_MODEL_URI (--model-uri): missing; or name models by --model NAME=URI alone")
+        if self.model_uri is None and (self.model_digest or self.model_version):
+            raise ValueError("WHIMBREL_MODEL_DIGEST, WHIMBREL_MODEL_VERSION: expected beside a model_uri, seen alone")
+        if str(self.model_uri).startswith(("s3:", "file:")) and self.model_digest is None:
             raise ValueError(
                 f"WHIMBREL_MODEL_DIGEST (--model-digest): missing; {self.model_uri!r} does not load unpinned"
             )
-        if self.repository_api and self.model_uri.startswith("pointer+"):
+        return self
+
+    @model_validator(mode="after")
+    def _consistent(self) -> PredictorSettings:
+        check_names(self.models, self.ensemble)
+        for model in self.models:
+            check_pinned(model)
+        check_pointers(self.models)
+        if self.repository_api and any(model.is_pointed for model in self.models):
             raise ValueError(
                 "WHIMBREL_REPOSITORY_API (--repository-api): expected false while a model pointer decides what is "
                 "loaded, seen true"

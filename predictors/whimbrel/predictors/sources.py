@@ -16,7 +16,8 @@ from whimbrel.core.package import EXPORTED_ARCHITECTURE, MAX_SIDE_PIXELS, Manife
 from whimbrel.core.package_transfer import Held
 from whimbrel.core.s3 import s3_client
 from whimbrel.predictors import memory
-from whimbrel.predictors.network import Network
+from whimbrel.predictors.named_models import NamedModel
+from whimbrel.predictors.network import Description, Network, description_of
 from whimbrel.predictors.null_network import null_network
 from whimbrel.predictors.settings import PredictorSettings
 from whimbrel.predictors.torchvision_networks import is_detector
@@ -48,6 +49,7 @@ class Located:
     source: Source
     held: Held | None
     needed_bytes: int
+    description: Description
 
     def release(self) -> None:
         if self.held is not None:
@@ -62,8 +64,8 @@ class Needs:
     modules: tuple[str, ...]
 
 
-def source_of(settings: PredictorSettings) -> Source:
-    return Source(settings.model_version, settings.model_uri, settings.model_digest)
+def source_of(model: NamedModel) -> Source:
+    return Source(model.version, model.uri, model.digest)
 
 
 def check_allowed(uri: str, prefixes: Sequence[str]) -> None:
@@ -109,7 +111,7 @@ def locate(source: Source, settings: PredictorSettings, check: Callable[[], None
     SettingsError.
     """
     if source.uri.startswith(_NULL):
-        return Located(source.version or "null", source, None, 0)
+        return Located(source.version or "null", source, None, 0, _null_network(source, settings).description)
     resolved, digest = _pinned(source, settings)
     held = package_transfer.fetch_held(
         *(resolved.uri, digest, settings.model_cache, _client_for(resolved.uri, settings)),
@@ -117,7 +119,8 @@ def locate(source: Source, settings: PredictorSettings, check: Callable[[], None
         check=check,
     )
     version = resolved.version or digest.removeprefix("sha256:")[:12]
-    return Located(version, resolved, held, _needed_bytes(held.package.manifest, settings.max_batch_size))
+    needed_bytes = _needed_bytes(held.package.manifest, settings.max_batch_size)
+    return Located(version, resolved, held, needed_bytes, description_of(held.package))
 
 
 def build(located: Located, settings: PredictorSettings) -> Network:

@@ -15,7 +15,7 @@ from whimbrel.core import pt2
 from whimbrel.core.errors import PackageRefused, SettingsError
 from whimbrel.core.package import EXPORTED_ARCHITECTURE, Manifest, Package
 from whimbrel.predictors import memory
-from whimbrel.predictors.network import Description, Images, Outputs
+from whimbrel.predictors.network import Images, Outputs, description_of
 from whimbrel.predictors.tasks.chosen import task_of
 from whimbrel.predictors.tasks.task import Task
 
@@ -36,14 +36,9 @@ def choose_device(name: str) -> torch.device:
 def load(package: Package, device: torch.device, *, allowed_tasks: Sequence[str] = ()) -> TorchNetwork:
     """Raises PackageRefused for weights that do not fit the architecture, and for what could run foreign code."""
     manifest = package.manifest
-    task = task_of(_description(package), allowed_tasks)
+    task = task_of(description_of(package), allowed_tasks)
     module = _exported(package, device) if manifest.architecture == EXPORTED_ARCHITECTURE else _built(package, device)
     return TorchNetwork(module, task, device)
-
-
-def _description(package: Package) -> Description:
-    manifest = package.manifest
-    return Description(manifest.task, manifest.preset, manifest.labels, package.digest, manifest.keypoints)
 
 
 class TorchNetwork:

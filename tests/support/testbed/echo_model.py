@@ -77,7 +77,7 @@ def main() -> None:
 
     routes = [Route(f"/{route.__name__}", route, methods=["POST"]) for route in (length, quota, bug, hang, wait)]
     try:
-        run(model, settings, routes=routes, lifespan=lifespan)
+        run([model], settings, routes=routes, lifespan=lifespan)
     except WhimbrelError as error:
         sys.exit(str(error))
 

@@ -46,7 +46,7 @@ def run(settings: TransformerSettings) -> None:
             await urls.close()
 
     model_server.run(
-        TransformerModel(settings.model_name, images, classifier, CODECS[settings.reply_format]),
+        [TransformerModel(settings.model_name, images, classifier, CODECS[settings.reply_format])],
         settings,
         routes=[
             Route("/events", events.endpoint, methods=["POST"]),
