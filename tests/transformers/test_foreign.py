@@ -65,7 +65,8 @@ async def ask(address: str, contract: dict[str, Any]) -> Answer:
     async def prepare(preset: Preset) -> NDArray[np.uint8]:
         return decode(picture(), preset, Limits())
 
-    predictor = predictor_of(settings_for(address, contract))
+    settings = settings_for(address, contract)
+    predictor = predictor_of(settings, settings.predictors[0])
     try:
         return await predictor.classify(prepare, "walk")
     finally:

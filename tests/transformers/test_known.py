@@ -118,7 +118,7 @@ def test_an_event_of_rgws_pull_mode_which_names_no_version_is_known_once_it_is_r
 
 
 def test_what_is_remembered_is_bounded(s3: S3Client) -> None:
-    known = KnownAnswers(ResultStore(s3, RESULTS))
+    known = KnownAnswers(ResultStore(s3, RESULTS), "digits")
     events = [Event(id=str(number), source="s", type="t") for number in range(_REMEMBERED + 1)]
     assert not any(known.may_be_known(event) for event in events)
     assert not known.may_be_known(events[0]), "the oldest is forgotten"

@@ -40,6 +40,8 @@ def test_reads_what_kserve_passes() -> None:
             r"WHIMBREL_IMAGE_FORMATS .* one or more of jpeg, png, webp, gif, bmp, tiff, seen 'jpeg,svg'",
         ),
         (["--image-background", "red"], "WHIMBREL_IMAGE_BACKGROUND"),
+        (["--model", "letters=http://x"], r"WHIMBREL_MODEL \(--model\): expected NAME or NAME=HOST"),
+        (["--model", "digits"], "expected each name once, seen 'digits' again"),
         (["--byte-budget", "1000"], "byte_budget: expected at least image_max_bytes"),
     ],
 )
@@ -53,8 +55,18 @@ def test_the_background_is_a_colour() -> None:
 
 
 def test_the_protocol_chooses_the_client() -> None:
-    assert isinstance(inference(loaded()), RestInference)
-    assert isinstance(inference(loaded("--predictor-protocol", "grpc-v2")), GrpcInference)
+    rest, over_grpc = loaded(), loaded("--predictor-protocol", "grpc-v2")
+    assert isinstance(inference(rest, rest.predictors[0]), RestInference)
+    assert isinstance(inference(over_grpc, over_grpc.predictors[0]), GrpcInference)
+
+
+def test_more_models_have_the_first_ones_predictor_or_their_own() -> None:
+    settings = loaded("--model", "letters", "--model", "shapes=shapes-predictor.default:8080")
+    assert [(each.model_name, each.host) for each in settings.predictors] == [
+        ("digits", "digits-predictor.default"),
+        ("letters", "digits-predictor.default"),
+        ("shapes", "shapes-predictor.default:8080"),
+    ]
 
 
 def test_a_missing_setting_ends_the_start_with_one_line() -> None:

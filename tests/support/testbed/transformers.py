@@ -11,6 +11,8 @@ from pathlib import Path
 from testbed.processes import Running, answers, running
 from testbed.stores import Store
 
+START_SECONDS = 120.0  # on a busy machine
+
 
 @dataclass(frozen=True)
 class Transformer:
@@ -26,9 +28,9 @@ def running_transformer(log: Path, store: Store, predictor_host: str, *arguments
     options = ("--model_name", "digits", "--predictor_host", predictor_host, "--http_port", "0", "--workers", "1")
     more = ("--drain-seconds", "0.1", *arguments)
     with running("whimbrel.transformers", *options, *more, log=log, **store.settings_environment) as process:
-        process.wait_until(lambda: _port(process), "the port")
+        process.wait_until(lambda: _port(process), "the port", START_SECONDS)
         url = f"http://127.0.0.1:{_port(process)}"
-        process.wait_until(lambda: answers(f"{url}/v2/health/ready"), "readiness")
+        process.wait_until(lambda: answers(f"{url}/v2/health/ready"), "readiness", START_SECONDS)
         yield Transformer(process, url)
 
 

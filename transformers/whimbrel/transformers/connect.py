@@ -1,4 +1,4 @@
-"""From the settings to the predictor that they name: ours, or another maker's by its contract."""
+"""From the settings to a predictor that they name: ours, or another maker's by its contract."""
 
 from __future__ import annotations
 
@@ -6,60 +6,60 @@ from whimbrel.transformers.answers import Inference
 from whimbrel.transformers.classifier import Answering
 from whimbrel.transformers.contract import Contract
 from whimbrel.transformers.foreign import FOREIGN_TOP_K, Exchange, ForeignPredictor
+from whimbrel.transformers.named_predictors import NamedPredictor
 from whimbrel.transformers.predictor import Predictor
 from whimbrel.transformers.predictor_http import PredictorHttp
 from whimbrel.transformers.rest_inference import RestInference
 from whimbrel.transformers.settings import TransformerSettings
 
 
-def predictor_of(settings: TransformerSettings) -> Answering:
+def predictor_of(settings: TransformerSettings, named: NamedPredictor) -> Answering:
     contract = settings.predictor_contract
     if contract is None:
-        return Predictor(inference(settings), top_k=settings.top_k, score_threshold=settings.score_threshold)
+        return Predictor(inference(settings, named), top_k=settings.top_k, score_threshold=settings.score_threshold)
     top_k = settings.top_k or FOREIGN_TOP_K
-    return ForeignPredictor(contract, exchange(settings, contract), settings.model_name, top_k=top_k)
+    return ForeignPredictor(contract, exchange(settings, named, contract), named.model_name, top_k=top_k)
 
 
-def inference(settings: TransformerSettings) -> Inference:
+def inference(settings: TransformerSettings, named: NamedPredictor) -> Inference:
     """The way to a predictor of ours."""
     timeout_seconds = settings.predictor_request_timeout_seconds
     if settings.predictor_protocol == "grpc-v2":
         from whimbrel.transformers.grpc_inference import GrpcInference
 
-        return GrpcInference(
-            _grpc_target(settings), settings.model_name, timeout_seconds=timeout_seconds, tls=settings.predictor_use_ssl
-        )
+        target, tls = _grpc_target(settings, named), settings.predictor_use_ssl
+        return GrpcInference(target, named.model_name, timeout_seconds=timeout_seconds, tls=tls)
     return RestInference(
-        _base_url(settings),
-        settings.model_name,
+        _base_url(settings, named),
+        named.model_name,
         timeout_seconds=timeout_seconds,
         connections=settings.predictor_connections,
     )
 
 
-def exchange(settings: TransformerSettings, contract: Contract) -> Exchange:
+def exchange(settings: TransformerSettings, named: NamedPredictor, contract: Contract) -> Exchange:
     """The way to another maker's predictor."""
-    model_name = contract.model_name or settings.model_name
+    model_name = contract.model_name or named.model_name
     timeout_seconds = settings.predictor_request_timeout_seconds
     if contract.protocol == "grpc-v2":
         from whimbrel.transformers.foreign_grpc import GrpcExchange
         from whimbrel.transformers.grpc_calls import GrpcCalls
 
-        calls = GrpcCalls(_grpc_target(settings), timeout_seconds=timeout_seconds, tls=settings.predictor_use_ssl)
-        return GrpcExchange(calls, contract, model_name)
+        target, tls = _grpc_target(settings, named), settings.predictor_use_ssl
+        return GrpcExchange(GrpcCalls(target, timeout_seconds=timeout_seconds, tls=tls), contract, model_name)
     from whimbrel.transformers.foreign_rest import V1Exchange, V2Exchange
 
     connections = settings.predictor_connections
-    http = PredictorHttp(_base_url(settings), timeout_seconds=timeout_seconds, connections=connections)
+    http = PredictorHttp(_base_url(settings, named), timeout_seconds=timeout_seconds, connections=connections)
     return (
         V1Exchange(http, contract, model_name) if contract.protocol == "v1" else V2Exchange(http, contract, model_name)
     )
 
 
-def _base_url(settings: TransformerSettings) -> str:
-    return f"{'https' if settings.predictor_use_ssl else 'http'}://{settings.predictor_host}"
+def _base_url(settings: TransformerSettings, named: NamedPredictor) -> str:
+    return f"{'https' if settings.predictor_use_ssl else 'http'}://{named.host}"
 
 
-def _grpc_target(settings: TransformerSettings) -> str:
-    host, _, port = settings.predictor_host.partition(":")
+def _grpc_target(settings: TransformerSettings, named: NamedPredictor) -> str:
+    host, _, port = str(named.host).partition(":")
     return f"{host}:{port or (443 if settings.predictor_use_ssl else 80)}"

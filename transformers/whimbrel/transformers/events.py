@@ -1,4 +1,4 @@
-"""`POST /events`, and KServe's V1 path: an object event in, the reply event with the result out, by Knative's rules.
+"""`POST /events`, `/events/NAME`, KServe's V1 path: an object event in, the reply event out, by Knative's rules.
 
     one ObjectCreated event     200 and the reply event in binary mode: a prediction, or that the object is gone
     any other object event      204, nothing to do
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -73,13 +73,6 @@ class ObjectEvents:
         is_batch = headers.get("content-type", "").lower().startswith(cloudevent.BATCHED)
         replies = await self._replies(events, headers)
         return _response(replies, is_batch=is_batch)
-
-    async def model_endpoint(self, request: Request) -> Response:
-        """The same at KServe's own path, for a Trigger that points there."""
-        model_name = request.path_params["model_name"]
-        if model_name != self.model_name:
-            raise NotFound(f"expected the model {self.model_name!r}, seen {model_name!r}")
-        return await self.endpoint(request)
 
     async def _replies(self, events: list[Event], headers: Mapping[str, str]) -> list[Event]:
         outcomes = await asyncio.gather(*(self.reply(event, headers) for event in events), return_exceptions=True)
@@ -155,6 +148,23 @@ class ObjectEvents:
             data=record.model_dump(mode="json", by_alias=True, exclude_none=True),
             extensions={name: event.extensions[name] for name in tracing.CONTEXT_NAMES if name in event.extensions},
         )
+
+
+def event_routes(models: Sequence[ObjectEvents]) -> list[Route]:
+    """`/events` is the first model's; a Trigger may point to any model's own path, or to KServe's."""
+    by_name = {each.model_name: each for each in models}
+
+    async def endpoint(request: Request) -> Response:
+        model_name = request.path_params["model_name"]
+        if model_name not in by_name:
+            raise NotFound(f"expected one of the models {', '.join(by_name)}, seen {model_name!r}")
+        return await by_name[model_name].endpoint(request)
+
+    return [
+        Route("/events", models[0].endpoint, methods=["POST"]),
+        Route("/events/{model_name}", endpoint, methods=["POST"]),
+        CloudEventRoute("/v1/models/{model_name}:predict", endpoint, methods=["POST"]),
+    ]
 
 
 def _result_event(event: Event, happened: ObjectEvent) -> ResultEvent:

@@ -26,10 +26,10 @@ _REMEMBERED = 10_000  # event ids, about 1 MB
 
 
 class KnownAnswers:
-    """Has the threads that read; `close` them. Without a store, nothing is known."""
+    """Of one model. Has the threads that read; `close` them. Without a store, nothing is known."""
 
-    def __init__(self, store: ResultStore | None, *, threads: int = 4) -> None:
-        self._store = store
+    def __init__(self, store: ResultStore | None, model_name: str, *, threads: int = 4) -> None:
+        self._store, self._model_name = store, model_name
         self._seen: OrderedDict[tuple[str, str], None] = OrderedDict()
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="known")
 
@@ -44,7 +44,8 @@ class KnownAnswers:
         return self._store is not None and (seen or is_redelivered(event.extensions))
 
     async def find(self, event: Event, ref: ObjectRef) -> Result | None:
-        """The result that this very event has, whatever model gave it; None also where the store does not tell."""
+        """The result that this very event has of this model, whichever version gave it; None also where the store does
+        not tell."""
         if ref.version_id is None and ref.etag is None:
             return None
         loop = asyncio.get_running_loop()
@@ -63,6 +64,9 @@ class KnownAnswers:
 
     def _read(self, event: Event, ref: ObjectRef) -> Result | None:
         assert self._store is not None  # noqa: S101  (`may_be_known` says no without one)
+        asked = (event.source, event.id, self._model_name)
         results = (record for record in self._store.recorded(ref) if isinstance(record, Result))
-        same = (result for result in results if (result.event.source, result.event.id) == (event.source, event.id))
-        return next(same, None)
+        return next(
+            (each for each in results if (each.event.source, each.event.id, each.model.name) == asked),
+            None,
+        )

@@ -10,9 +10,10 @@ from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, mo
 from pydantic_settings import NoDecode
 
 from whimbrel.core.model_server import ModelServerSettings
-from whimbrel.core.settings import BucketName, CommaSeparated, Port, Seconds, split_commas
+from whimbrel.core.settings import BucketName, CommaSeparated, Port, Repeated, Seconds, split_commas
 from whimbrel.transformers.contract import Contract, contract_of
 from whimbrel.transformers.image_settings import ImageSettings
+from whimbrel.transformers.named_predictors import HOST, NAME, NamedPredictor, predictors_of
 from whimbrel.transformers.url_rule import UrlRule, parse_host_rule
 
 _BUCKET = re.compile(r"\*|[a-z0-9][a-z0-9._-]{1,61}[a-z0-9]")
@@ -23,9 +24,10 @@ Flag = Annotated[bool, BeforeValidator(lambda value: value.strip() if isinstance
 class TransformerSettings(ImageSettings, ModelServerSettings):
     """Settings of the transformer: images in, labels out. KServe's own spellings (--predictor_host) are read too."""
 
-    model_name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$", description="the InferenceService's name")
-    predictor_host: str = Field(
-        pattern=r"^[A-Za-z0-9._-]+(:[0-9]{1,5})?$", description="HOST or HOST:PORT of the predictor"
+    model_name: str = Field(pattern=f"^{NAME}$", description="the InferenceService's name")
+    predictor_host: str = Field(pattern=f"^{HOST}$", description="HOST or HOST:PORT of the predictor")
+    model: Annotated[tuple[NamedPredictor, ...], NoDecode, Repeated(), BeforeValidator(predictors_of)] = Field(
+        default=(), description="one more model, as NAME where that predictor serves it too, else NAME=HOST[:PORT]"
     )
     predictor_contract: Annotated[Contract | None, NoDecode, BeforeValidator(contract_of)] = Field(
         default=None,
@@ -113,6 +115,22 @@ class TransformerSettings(ImageSettings, ModelServerSettings):
                 f" {self.predictor_protocol!r}"
             )
         return self
+
+    @model_validator(mode="after")
+    def _models_apart(self) -> TransformerSettings:
+        names = [each.model_name for each in self.predictors]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise ValueError(f"model: expected each name once, seen {twice!r} again")
+        if self.model and self.predictor_contract is not None:
+            raise ValueError("model: expected none beside a predictor_contract, which describes one predictor")
+        return self
+
+    @property
+    def predictors(self) -> tuple[NamedPredictor, ...]:
+        """All of them, each with its host, that of `model_name` first."""
+        first = NamedPredictor(self.model_name, self.predictor_host)
+        return (first, *(NamedPredictor(each.model_name, each.host or self.predictor_host) for each in self.model))
 
     @property
     def url_rule(self) -> UrlRule:

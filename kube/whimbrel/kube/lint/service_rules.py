@@ -112,9 +112,9 @@ def _workers(component: Component) -> Iterator[Fault]:
 def _predictor_name(component: Component) -> Iterator[Fault]:
     for path, container in _containers(component):
         ours = component.role == "predictor" and "/predictors" in str(container.get("image", ""))
-        named = [name for _, name, _ in environment(container) if name == "WHIMBREL_MODEL_NAME"]
-        if ours and not named and argument(container, "model_name") is None:
-            yield Fault(component.document, f"{path}.args", "no --model-name")
+        named = any(name in ("WHIMBREL_MODEL", "WHIMBREL_MODEL_NAME") for _, name, _ in environment(container))
+        if ours and not named and all(argument(container, each) is None for each in ("model", "model_name")):
+            yield Fault(component.document, f"{path}.args", "no --model and no --model-name")
 
 
 def _batcher(component: Component) -> Iterator[Fault]:
@@ -211,7 +211,7 @@ RULES: tuple[Rule, ...] = (
     error(
         "predictor-model-name",
         "KServe gives a custom predictor no arguments: this one does not start without its model's name",
-        "add the argument --model-name=NAME",
+        "add the argument --model=NAME=URI, or --model-name=NAME beside WHIMBREL_MODEL_URI",
         each_component(_predictor_name),
     ),
     warning(
