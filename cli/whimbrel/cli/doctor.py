@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from base64 import b64decode
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -21,6 +22,8 @@ from whimbrel.kube.client import Client
 from whimbrel.kube.doctor import Finding, judge, look
 from whimbrel.kube.doctor import State as Outcome
 from whimbrel.kube.doctor.around import Buckets, registry, store
+from whimbrel.kube.doctor.image_names import Login, images, logins_of, pull_secrets
+from whimbrel.kube.doctor.image_registry import image_findings
 from whimbrel.kube.doctor.references import credentials_name, settings_name, variables
 from whimbrel.kube.doctor.snapshot import Snapshot
 from whimbrel.kube.function import is_embedded_store
@@ -79,9 +82,13 @@ async def _doctor(
         settings, credentials = names
         snapshot = await look(client, within, settings=settings, credentials=credentials, wanted=wanted)
         keys = await _credentials(client, credentials, within)
+        logins = await _logins(client, snapshot, within)
     data = snapshot.settings.objects[0].get("data") or {} if snapshot.settings.objects else {}
+    named = [] if snapshot.is_one_machine else images(snapshot.concerned)  # there, processes run without images
     around = await asyncio.gather(
-        asyncio.to_thread(store, data, _buckets(snapshot, bucket), keys), asyncio.to_thread(registry, data)
+        asyncio.to_thread(image_findings, named, logins),
+        asyncio.to_thread(store, data, _buckets(snapshot, bucket), keys),
+        asyncio.to_thread(registry, data),
     )
     return [*judge(snapshot), *(finding for each in around for finding in each)]
 
@@ -93,6 +100,15 @@ async def _credentials(client: Client, name: str, namespace: str) -> tuple[str, 
         return b64decode(data[_KEY_ID]).decode(), b64decode(data[_KEY]).decode()
     except (WhimbrelError, KeyError, ValueError):
         return None
+
+
+async def _logins(client: Client, snapshot: Snapshot, namespace: str) -> dict[str, Login]:
+    """Of the Secrets that images are pulled by; nothing of those that may not be read."""
+    found: dict[str, Login] = {}
+    for name in pull_secrets((*snapshot.concerned, *snapshot.service_accounts.objects)):
+        with contextlib.suppress(WhimbrelError):
+            found |= logins_of(await client.get(SECRET, name, namespace))
+    return found
 
 
 def _input_bucket(store: Mapping[str, Any]) -> str:

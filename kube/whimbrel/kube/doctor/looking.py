@@ -23,6 +23,7 @@ from whimbrel.kube.kinds import (
     NODE,
     POD,
     SECRET,
+    SERVICE_ACCOUNT,
     TRIGGER,
     VALIDATING_WEBHOOK,
     Kind,
@@ -65,6 +66,7 @@ async def look(
         "services": _list(client, KNATIVE_SERVICE, namespace),
         "inference_services": _list(client, INFERENCE_SERVICE, namespace),
         "pods": _list(client, POD, namespace),
+        "service_accounts": _list(client, SERVICE_ACCOUNT, namespace),
         "settings": _get(client, CONFIG_MAP, settings, namespace),
     }
     found = dict(zip(whole, await asyncio.gather(*whole.values()), strict=True))

@@ -14,7 +14,7 @@ SETTINGS, CREDENTIALS = "whimbrel-settings", "whimbrel-s3"
 def secrets(wanted: Sequence[Object], credentials: str) -> dict[str, frozenset[str]]:
     """Each Secret by its name with the keys that are asked of it."""
     found: dict[str, frozenset[str]] = {credentials: CREDENTIAL_KEYS}
-    for container in _containers(list(wanted)):
+    for container in containers(list(wanted)):
         for source in container.get("envFrom") or ():
             if name := (source.get("secretRef") or {}).get("name"):
                 found.setdefault(name, frozenset())
@@ -39,7 +39,7 @@ def variables(objects: Sequence[Object]) -> Mapping[str, str]:
     """Every plain environment variable: the buckets are named there."""
     return {
         str(entry.get("name")): entry["value"]
-        for container in _containers(list(objects))
+        for container in containers(list(objects))
         for entry in container.get("env") or ()
         if isinstance(entry.get("value"), str)
     }
@@ -47,17 +47,18 @@ def variables(objects: Sequence[Object]) -> Mapping[str, str]:
 
 def _first(wanted: Sequence[Object], kind: str) -> str:
     services = [each for each in wanted if each.get("kind") == "InferenceService"]
-    sources = (source for container in _containers(services) for source in container.get("envFrom") or ())
+    sources = (source for container in containers(services) for source in container.get("envFrom") or ())
     return next((str(each[kind]["name"]) for each in sources if kind in each), "")
 
 
-def _containers(value: Any) -> Iterator[Mapping[str, Any]]:
+def containers(value: Any) -> Iterator[Mapping[str, Any]]:
+    """Of all pods, and of the components of InferenceServices, however deep they lie."""
     if isinstance(value, Mapping):
         for name, each in value.items():
             if name in ("containers", "initContainers") and isinstance(each, list):
                 yield from (container for container in each if isinstance(container, Mapping))
             else:
-                yield from _containers(each)
+                yield from containers(each)
     elif isinstance(value, list):
         for each in value:
-            yield from _containers(each)
+            yield from containers(each)

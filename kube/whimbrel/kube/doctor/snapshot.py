@@ -45,6 +45,7 @@ class Snapshot:
     services: Look = ABSENT
     inference_services: Look = ABSENT
     pods: Look = ABSENT
+    service_accounts: Look = ABSENT
     settings: Look = ABSENT
     secrets: Mapping[str, Look] = field(default_factory=dict)
     needed_keys: Mapping[str, frozenset[str]] = field(default_factory=dict)
@@ -54,6 +55,12 @@ class Snapshot:
     @property
     def is_one_machine(self) -> bool:
         return "whimbrel" in self.version
+
+    @property
+    def concerned(self) -> tuple[Object, ...]:
+        """What is to be applied; where nothing is, what is there."""
+        there = (*self.inference_services.objects, *self.services.objects, *self.sources.objects)
+        return self.wanted or there
 
     def config(self, namespace: str, name: str) -> Mapping[str, str]:
         look = self.config_maps.get((namespace, name), ABSENT)
