@@ -15,6 +15,7 @@ from whimbrel.kube.lint import (
     eventing_rules,
     graph_rules,
     knative_rules,
+    model_rules,
     protocol_rules,
     reference_rules,
     scaling_rules,
@@ -35,6 +36,7 @@ _MODULES = (
     protocol_rules,
     graph_rules,
     eventing_rules,
+    model_rules,
     reference_rules,
     text_rules,
 )

@@ -126,11 +126,15 @@ def environment(container: Mapping[str, Any]) -> Iterator[tuple[int, str, Any]]:
 
 
 def argument(container: Mapping[str, Any], name: str) -> str | None:
-    """The value of `--name=VALUE` or `--name VALUE`, hyphens or underscores alike; "" where it has none."""
+    """The first of its values; None where it is not given."""
+    return next(arguments(container, name), None)
+
+
+def arguments(container: Mapping[str, Any], name: str) -> Iterator[str]:
+    """Each value of `--name=VALUE` or `--name VALUE`, hyphens or underscores alike; "" where it has none."""
     words = [str(word) for word in items(container.get("args"))]
     for index, word in enumerate(words):
         option, equals, value = word.partition("=")
         if option.startswith("--") and option[2:].replace("-", "_") == name.replace("-", "_"):
             following = words[index + 1] if index + 1 < len(words) else ""
-            return value if equals else "" if following.startswith("--") else following
-    return None
+            yield value if equals else "" if following.startswith("--") else following
