@@ -180,18 +180,38 @@ def test_kubectl_rolls_out_scales_and_restarts_it(kubectl: Kubectl, machine: One
     kubectl("rollout", "restart", "deploy/web")
     restarted = kubectl("rollout", "status", "deploy/web", "--timeout=60s")
     after = kubectl("get", "pods", "--selector=app=web", "-o", "name").split()
-    said = kubectl("logs", "deploy/web")
     mistaken = kubectl("scale", "deploy/web", "--replicas=1", "--current-replicas=2")
     too_many = kubectl("scale", "deploy/web", "--replicas=1000")
     kubectl("delete", "deploy", "web")
 
     assert all("successfully rolled out" in each for each in (rolled_out, scaled, restarted))
     assert len(before) == 2 and len(after) == 1 and not {*before} & {*after}
-    assert "listening on" in said
     assert "refused" in mistaken and "Expected replicas" in mistaken
     assert "refused" in too_many and "spec.replicas" in too_many
     gone = "no process of it to be left"
     wait_for(lambda: "web" not in {each["name"] for each in machine.status()["components"]}, gone)
+
+
+@needs_kubectl
+def test_kubectl_tells_the_log_of_each_run_from_that_of_the_one_before(kubectl: Kubectl, machine: OneMachine) -> None:
+    kubectl("apply", "-f", "-", given=deployment("logged"))
+    kubectl("rollout", "status", "deploy/logged", "--timeout=60s")
+    said = kubectl("logs", "deploy/logged")
+    none_before = kubectl("logs", "--previous", "deploy/logged")
+    machine.kill("logged")
+
+    def next_log() -> str:
+        found = kubectl("logs", "deploy/logged")
+        return found if "listening on" in found and found != said else ""
+
+    said_next = wait_for(next_log, "the log of its next process")
+    said_before = kubectl("logs", "--previous", "deploy/logged")
+    kubectl("delete", "deploy", "logged")
+
+    assert "listening on" in said
+    assert "no previous log is kept" in none_before
+    assert said_before == said
+    assert said not in said_next
 
 
 SINGLE = """

@@ -160,6 +160,22 @@ async def test_the_pause_before_each_start_grows_while_it_fails(tmp_path: Path, 
     assert all(pause >= least for pause, least in zip(pauses, (0.2, 0.4, 0.8), strict=False))
 
 
+async def test_each_run_has_its_own_part_of_the_log(tmp_path: Path) -> None:
+    note = "import time; print('run', time.monotonic_ns(), flush=True)"
+    async with place(tmp_path) as here:
+        process = Supervised(replace(toy(probe=None), command=(sys.executable, "-c", note)), here)
+        process.start()
+        await until(lambda: process.restarts >= 2, "a second run")
+        await process.stop()
+
+    lines = (tmp_path / "logs" / "toy.log").read_bytes().splitlines(keepends=True)
+    before = process.log(previous=True)
+    assert before is not None and before.end is not None
+    assert before.path.read_bytes()[before.start : before.end] in lines[:-1]
+    now = process.log(previous=False)
+    assert now is not None and now.start == before.end
+
+
 async def test_what_cannot_be_recorded_runs_all_the_same(tmp_path: Path) -> None:
     (tmp_path / "processes.json.new").mkdir()  # as good as a full disk
     (tmp_path / "status.json.new").mkdir()

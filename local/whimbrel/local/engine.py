@@ -38,6 +38,7 @@ from whimbrel.local.control.scaler import Scaler
 from whimbrel.local.control.world import World
 from whimbrel.local.embedded import StoreContents
 from whimbrel.local.environment import machine_environment
+from whimbrel.local.log_parts import LogPart
 from whimbrel.local.processes import Place, Supervised
 from whimbrel.local.settings import EngineSettings
 from whimbrel.local.settling import Settling, settling
@@ -282,11 +283,8 @@ class Engine:
             await asyncio.sleep(_STORE_AGAIN_SECONDS)
             self._changed()
 
-    def _log_of(self, namespace: str, pod: str, container: str, *, previous: bool) -> Path | None:
-        if previous:
-            return None
-        path = self._place.log(names.qualified(pod, namespace))
-        return path if path.exists() else None
+    def _log_of(self, namespace: str, pod: str, container: str, *, previous: bool) -> LogPart | None:
+        return self._fleet.log((namespace, pod), previous=previous) if self._controllers is not None else None
 
     @property
     def _ready(self) -> bool:

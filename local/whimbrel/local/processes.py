@@ -17,6 +17,7 @@ from typing import Any
 import httpx
 
 from whimbrel.local.groups import is_ours, signal_group, start_time
+from whimbrel.local.log_parts import LogPart
 from whimbrel.local.state import free_port
 from whimbrel.local.wardship import Wardship
 from whimbrel.local.workload import Probe, Workload, expand
@@ -68,6 +69,8 @@ class Supervised:
         self._was_ready = False
         self._hang_up_due = False
         self._failures = 0
+        self._log: LogPart | None = None
+        self._previous_log: LogPart | None = None
         self.begun: datetime | None = None
         self.restarts = 0
         self.last_exit: str | None = None
@@ -119,6 +122,10 @@ class Supervised:
             await self._keeper
             raise
 
+    def log(self, *, previous: bool) -> LogPart | None:
+        """What its present process has written, or the one before; None where there is none."""
+        return self._previous_log if previous else self._log
+
     def status(self) -> dict[str, Any]:
         return {
             "name": self.workload.name,
@@ -152,8 +159,9 @@ class Supervised:
         command = [expand(each, environment) for each in (*_command(workload), *workload.arguments)]
         log = place.log(workload.name)
         log.parent.mkdir(parents=True, exist_ok=True)
-        _put_aside_when_long(log)
+        self._end_log(log, _put_aside_when_long(log))
         with log.open("ab") as output:
+            self._log = LogPart(log, output.tell())
             process = await asyncio.create_subprocess_exec(
                 *place.wardship.command(command),
                 stdin=asyncio.subprocess.DEVNULL,
@@ -171,6 +179,11 @@ class Supervised:
             await process.wait()
             raise
         return process
+
+    def _end_log(self, log: Path, put_aside: Path | None) -> None:
+        if self._log is not None:
+            end = None if put_aside else log.stat().st_size if log.exists() else 0
+            self._previous_log = LogPart(put_aside or log, self._log.start, end)
 
     async def _watch(self, process: asyncio.subprocess.Process) -> None:
         """Until the process has ended, by itself or because of `stop`."""
@@ -281,11 +294,12 @@ async def _listens(port: int) -> bool:
     return True
 
 
-def _put_aside_when_long(log: Path) -> None:
-    """One earlier log is kept; what of it cannot be moved stays."""
+def _put_aside_when_long(log: Path) -> Path | None:
+    """One earlier log is kept, and where; what cannot be moved stays."""
     with contextlib.suppress(OSError):
         if log.stat().st_size > LONGEST_LOG_BYTES:
-            log.replace(log.with_name(log.name + ".1"))
+            return log.replace(log.with_name(log.name + ".1"))
+    return None
 
 
 def _how_it_ended(status: int) -> str:

@@ -225,10 +225,11 @@ class Api:
         namespace, name = target.namespace or "", target.name or ""
         pod = await asyncio.to_thread(self._storage.get, POD, namespace, name)
         container = pod_logs.container_of(pod, wanted.container)
-        path = self._logs(namespace, name, container, previous=wanted.previous)
+        part = self._logs(namespace, name, container, previous=wanted.previous)
         self._count_stream(request)
-        file = await asyncio.to_thread(pod_logs.opened, path, name, wanted)
-        lines = pod_logs.lines(file, wanted, partial(self._is_written, namespace, name, pod["metadata"]["uid"]))
+        file, left = await asyncio.to_thread(pod_logs.opened, part, name, wanted)
+        goes_on = partial(self._is_written, namespace, name, pod["metadata"]["uid"])
+        lines = pod_logs.lines(file, left, follow=wanted.follow, goes_on=goes_on)
         return StreamingResponse(lines, media_type="text/plain")
 
     def _is_written(self, namespace: str, name: str, uid: str) -> bool:

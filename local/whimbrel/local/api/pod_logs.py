@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from whimbrel.local.api.faults import BadRequest, NotFound
+from whimbrel.local.log_parts import LogPart
 
 _CHUNK = 64 * 1024
 _POLL_SECONDS = 0.2
@@ -19,16 +20,16 @@ _NOT_KEPT = ("sinceSeconds", "sinceTime", "timestamps")
 class PodLogs(Protocol):
     """Where what a container writes is kept."""
 
-    def __call__(self, namespace: str, pod: str, container: str, *, previous: bool) -> Path | None:
-        """The file, None where there is none (yet)."""
+    def __call__(self, namespace: str, pod: str, container: str, *, previous: bool) -> LogPart | None:
+        """What its process has written, or the one before; None where there is nothing (yet)."""
 
 
 def logs_in(folder: Path | None) -> PodLogs:
     """Files named NAMESPACE/POD/CONTAINER.log, the previous one with `.1` at the end; without a folder, none."""
 
-    def place(namespace: str, pod: str, container: str, *, previous: bool) -> Path | None:
+    def place(namespace: str, pod: str, container: str, *, previous: bool) -> LogPart | None:
         end = ".log.1" if previous else ".log"
-        return folder / namespace / pod / f"{container}{end}" if folder is not None else None
+        return LogPart(folder / namespace / pod / f"{container}{end}") if folder is not None else None
 
     return place
 
@@ -69,26 +70,26 @@ def container_of(pod: Mapping[str, object], wanted: str | None) -> str:
     raise BadRequest(f"container: expected one of {expected}, seen {wanted or 'none named'}")
 
 
-def opened(path: Path | None, name: str, options: LogOptions) -> BinaryIO:
-    """The file, at the first line that is wanted. Raises NotFound."""
+def opened(part: LogPart | None, name: str, options: LogOptions) -> tuple[BinaryIO, int | None]:
+    """The file, at the first line that is wanted, and how many bytes are; None: all. Raises NotFound."""
     try:
-        if path is None:
+        if part is None:
             raise FileNotFoundError
-        file = path.open("rb")
+        file = part.path.open("rb")
     except OSError:
         which = "previous log" if options.previous else "log"
         raise NotFound(f"pod {name}: no {which} is kept (yet)") from None
-    if options.tail_lines is not None:
-        file.seek(_tail(file, options.tail_lines))
-    return file
+    start = part.start if options.tail_lines is None else _tail(file, part, options.tail_lines)
+    file.seek(start)
+    bounds = [options.limit_bytes, None if part.end is None else part.end - start]
+    return file, min((each for each in bounds if each is not None), default=None)
 
 
-async def lines(file: BinaryIO, options: LogOptions, goes_on: Callable[[], bool]) -> AsyncIterator[bytes]:
-    """What is there, then, followed, what comes, until `goes_on` says that nobody writes any more."""
-    left = options.limit_bytes
+async def lines(file: BinaryIO, left: int | None, *, follow: bool, goes_on: Callable[[], bool]) -> AsyncIterator[bytes]:
+    """What is there, then, followed, what comes, until `goes_on` says that nobody writes any more, or `left` came."""
     try:
         while left is None or left > 0:
-            last = not (options.follow and await asyncio.to_thread(goes_on))
+            last = not (follow and await asyncio.to_thread(goes_on))
             newer = await asyncio.to_thread(_newer, file)
             while part := await asyncio.to_thread(file.read, _CHUNK if left is None else min(_CHUNK, left)):
                 left = None if left is None else left - len(part)
@@ -114,12 +115,12 @@ def _newer(file: BinaryIO) -> BinaryIO | None:
         return None
 
 
-def _tail(file: BinaryIO, count: int) -> int:
+def _tail(file: BinaryIO, part: LogPart, count: int) -> int:
     """Where the last `count` lines start, read from the end."""
-    position = end = file.seek(0, 2)
+    position = end = file.seek(0, 2) if part.end is None else part.end
     seen = 0
-    while position > 0 and count > 0:
-        start = max(0, position - _CHUNK)
+    while position > part.start and count > 0:
+        start = max(part.start, position - _CHUNK)
         file.seek(start)
         block = file.read(position - start)
         for index in range(len(block) - 1, -1, -1):
@@ -128,7 +129,7 @@ def _tail(file: BinaryIO, count: int) -> int:
                 if seen == count:
                     return start + index + 1
         position = start
-    return end if count == 0 else 0
+    return end if count == 0 else part.start
 
 
 def _number(query: Mapping[str, str], name: str) -> int | None:

@@ -14,6 +14,7 @@ from whimbrel.local.control import names
 from whimbrel.local.control.pods import Seen
 from whimbrel.local.control.routing import Key
 from whimbrel.local.ingress.replicas import Replica, Replicas
+from whimbrel.local.log_parts import LogPart
 from whimbrel.local.processes import Place, Supervised
 from whimbrel.local.workload import Workload
 
@@ -75,6 +76,11 @@ class Fleet:
     def each(self) -> list[tuple[Key, str, str, Supervised]]:
         """Every pod with the kind and the name of what a user knows it by, and its process."""
         return [(key, running.shown, running.service, running.process) for key, running in self._running.items()]
+
+    def log(self, key: Key, *, previous: bool) -> LogPart | None:
+        """Of the process of a pod; None where it has not begun, or has had no other before."""
+        running = self._running.get(key)
+        return running.process.log(previous=previous) if running is not None else None
 
     def restarts(self, service: str) -> int:
         """Of all processes that it has had."""
