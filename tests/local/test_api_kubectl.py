@@ -55,6 +55,16 @@ def test_the_local_manifests_come_and_go(api: KubernetesApi) -> None:
     assert api.told("get", "isvc,brokers,triggers,containersources,ksvc", "-o", "name") == ""
 
 
+def test_a_list_is_applied_as_it_was_read(api: KubernetesApi) -> None:
+    maps = [{"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": f"of-{name}"}} for name in "ab"]
+    found = {"apiVersion": "v1", "kind": "List", "items": maps}
+    assert applied(api, found) == "configmap/of-a created\nconfigmap/of-b created\n"
+    read = api.told("get", "configmaps", "of-a", "of-b", "-o", "yaml")
+    assert "kind: List" in read
+    assert api.told("apply", "-f", "-", given=read).count("\n") == 2
+    assert "validating data" not in api.refused("create", "-f", "-", given=read)
+
+
 def test_warnings_and_refusals_are_printed(api: KubernetesApi) -> None:
     found = inference_service("warned", enableServiceLinks=False)
     ended = api.kubectl("apply", "-f", "-", given=json.dumps(found))

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from whimbrel.local.api import discovery, openapi
+from whimbrel.local.api import discovery, openapi, openapi_v2
 
 _FIXED: dict[str, Callable[[], dict[str, Any]]] = {
     "version": lambda: discovery.VERSION,
     "api": discovery.core_versions,
     "apis": discovery.groups,
-    "openapi/v2": openapi.version_2,
+    "openapi/v2": openapi_v2.document,
     "openapi/v3": openapi.index,
 }
 

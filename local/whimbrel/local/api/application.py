@@ -14,7 +14,7 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from whimbrel.local import loopback
-from whimbrel.local.api import about, bodies, discovery, options, patches, pod_logs, tables
+from whimbrel.local.api import about, bodies, discovery, openapi_v2, options, patches, pod_logs, tables
 from whimbrel.local.api.access import Access
 from whimbrel.local.api.admission import Judge
 from whimbrel.local.api.faults import (
@@ -139,6 +139,8 @@ class Api:
         """What is not an object: discovery, OpenAPI, reviews of one's own rights."""
         if request.method == "POST":
             found = discovery.review(path)
+        elif path.strip("/") == "openapi/v2" and openapi_v2.ASKED_FOR in request.headers.get("accept", ""):
+            return Response(openapi_v2.as_protobuf(), media_type=openapi_v2.MEDIA_TYPE)
         elif request.method in ("GET", "HEAD"):
             found = await asyncio.to_thread(about.document, path)
         else:

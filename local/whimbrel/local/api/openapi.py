@@ -68,12 +68,6 @@ def document(group: str, version: str) -> dict[str, Any] | None:
     }
 
 
-def version_2() -> dict[str, Any]:
-    """`/openapi/v2`, for clients that only look whether it is there."""
-    info = {"title": "Kubernetes, on one machine", "version": VERSION["gitVersion"]}
-    return {"swagger": "2.0", "info": info, "paths": {}, "definitions": {}}
-
-
 def _schema_name(kind: Kind) -> str:
     reverse = ".".join(reversed(kind.group.split("."))) if kind.group else "io.k8s.api.core"
     return f"{reverse}.{kind.version}.{kind.kind}"

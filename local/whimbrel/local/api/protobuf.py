@@ -36,6 +36,16 @@ def parsed(body: bytes) -> Any:
     return {"apiVersion": api_version, "kind": kind, **_message(known)(envelope.get(2, b""))}
 
 
+def field(number: int, value: bytes | str) -> bytes:
+    """One field of a message, as text or with another message in it."""
+    content = value.encode() if isinstance(value, str) else value
+    length, size = b"", len(content)
+    while size > 0x7F:
+        length += bytes([size & 0x7F | 0x80])
+        size >>= 7
+    return bytes([number << 3 | _BYTES]) + length + bytes([size]) + content
+
+
 def _message(known: Fields) -> Read:
     def read(value: bytes) -> dict[str, Any]:
         """What the table has; a field that comes twice is a list, or a map that grows."""
