@@ -247,7 +247,7 @@ class Engine:
 
     def _forget_pods(self) -> None:
         """Those of the engine before this one have ended with it."""
-        self.restored = bool(self._storage.list(kinds.REVISION))
+        self.restored = any(self._storage.list(kind) for kind in (kinds.REVISION, kinds.DEPLOYMENT))
         for pod in self._storage.list(kinds.POD):
             self._storage.delete(kinds.POD, pod["metadata"]["namespace"], pod["metadata"]["name"])
 
