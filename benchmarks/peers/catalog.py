@@ -77,9 +77,7 @@ PEERS = (
         "bentoml",
         ("bentoml>=1.4,<1.5",),
         ("-m", "peers.bentoml_server"),
-        lambda image: form_field(
-            "images", ppm(image), "image/ppm", "/classify", lambda answer: answer[0]
-        ),
+        lambda image: form_field("images", ppm(image), "image/ppm", "/classify", lambda answer: answer[0]),
         "multipart form, PPM",
         {"BENTOML_DO_NOT_TRACK": "true"},
     ),

@@ -35,8 +35,7 @@ def environment(name: str, requirements: tuple[str, ...]) -> Path:
     if record.is_file() and record.read_text() == wanted:
         return python
     shutil.rmtree(folder, ignore_errors=True)
-    _check_called([sys.executable, "-m", "venv", "--without-pip", str(folder)])
-    _site_packages(folder).joinpath(_SHARED_PTH).write_text(f"{_shared_folder()}\n")
+    made(folder)
     constraints = folder / "constraints.txt"
     constraints.write_text("".join(f"{package}=={version}\n" for package, version in _versions().items()))
     pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "--no-warn-script-location"]
@@ -44,6 +43,13 @@ def environment(name: str, requirements: tuple[str, ...]) -> Path:
     _check_called([*pip, "--constraint", str(constraints), *requirements])
     record.write_text(wanted)
     return python
+
+
+def made(folder: Path) -> Path:
+    """The interpreter of a new environment that has torch, and nothing to install more with."""
+    _check_called([sys.executable, "-m", "venv", "--without-pip", str(folder)])
+    _site_packages(folder).joinpath(_SHARED_PTH).write_text(f"{_shared_folder()}\n")
+    return folder / "bin" / "python"
 
 
 def version_in(python: Path, package: str) -> str:

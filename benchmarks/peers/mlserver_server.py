@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import tempfile
 from pathlib import Path
 
@@ -57,4 +58,5 @@ if __name__ == "__main__":
 
     with tempfile.TemporaryDirectory() as folder:
         write_settings(Path(folder))
-        main(["start", folder])
+        sys.argv = ["mlserver", "start", folder]
+        main()

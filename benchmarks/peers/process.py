@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import subprocess
@@ -15,7 +16,7 @@ import psutil
 from clients import Form, answer_of
 from peers.catalog import Peer
 
-START_SECONDS, END_SECONDS = 180.0, 30.0
+START_SECONDS, END_SECONDS = 180.0, 15.0
 _PORTS = ("PEER_PORT", "PEER_SECOND_PORT", "PEER_THIRD_PORT", "PEER_FOURTH_PORT", "PEER_FIFTH_PORT")
 _BENCHMARKS = Path(__file__).parents[1]
 
@@ -41,15 +42,18 @@ def serving(peer: Peer, package: Path, threads: int, form: Form) -> Iterator[int
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
-    """SIGTERM, then SIGKILL for whatever of its descendants is left."""
-    family = []
-    if process.poll() is None:
-        parent = psutil.Process(process.pid)
-        family = [parent, *parent.children(recursive=True)]
-    process.terminate()
+    """SIGTERM for it and all that it started, then SIGKILL for whatever is left."""
+    if process.poll() is not None:
+        return
+    parent = psutil.Process(process.pid)
+    family = [parent, *parent.children(recursive=True)]
+    for each in family:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            each.terminate()
     _, left = psutil.wait_procs(family, timeout=END_SECONDS)
     for each in left:
-        each.kill()
+        with contextlib.suppress(psutil.NoSuchProcess):
+            each.kill()
     process.wait(END_SECONDS)
 
 

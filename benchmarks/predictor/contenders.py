@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from clients import Form, answer_of, asked, rate_of, v2_binary
-from peers.catalog import KSERVE, PEERS, Peer
+from peers.catalog import PEERS, Peer
 from peers.environments import NotInstalled
 from peers.process import NotStarted, serving
+from predictor.figures import CONCURRENCIES, OURS, Seen
 from predictor.measured import THREADS, Setting
 from predictor.process import predictor
 
 from whimbrel.core.package import Package
 from whimbrel.core.tensors import INDICES, SCORES
 from whimbrel.predictors.network import Images, Network
-
-OURS, NAIVE = "whimbrel", KSERVE.name
 
 
 class WrongAnswer(Exception):
@@ -34,15 +33,6 @@ class Contender:
     serve: Callable[[Package, Form], AbstractContextManager[int]]
     version: Callable[[], str] = lambda: ""
     tolerance: float = 0.01
-
-
-@dataclass
-class Seen:
-    """Of one contender. `rates`: images/s by concurrency, one a round; `failure`: why there are none."""
-
-    rates: dict[int, list[float]] = field(default_factory=dict)
-    unanswered: int = 0
-    failure: str | None = None
 
 
 def contenders() -> list[Contender]:
@@ -70,7 +60,6 @@ def measure(
     package: Package,
     setting: Setting,
     *,
-    clients: Sequence[int],
     checks: Sequence[Check],
     seen: Seen,
 ) -> None:
@@ -82,10 +71,11 @@ def measure(
         return
     form = contender.form(checks[0].image)
     try:
+        seen.version = contender.version()
         with contender.serve(package, form) as port:
             for check in checks:
                 check.pass_or_raise(contender, port)
-            for count in clients:
+            for count in CONCURRENCIES:
                 images_a_second, unanswered = rate(form, port, count, setting)
                 seen.unanswered += unanswered
                 seen.rates.setdefault(count, []).append(images_a_second)

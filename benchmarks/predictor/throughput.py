@@ -8,13 +8,12 @@ from __future__ import annotations
 import statistics
 
 from clients import asked, rate_of, v2_binary
+from predictor.figures import CONCURRENCIES
 from predictor.measured import IMAGE, Setting, bare, bare_network, conditions, each_network
 from predictor.process import predictor
 from report import spread
 
 from whimbrel.core.package import Package
-
-CONCURRENCIES = (1, 8, 32)
 
 
 def section(setting: Setting) -> list[str]:
