@@ -11,7 +11,7 @@ PYTHON ?= $(shell for candidate in python3 python3.13 python3.12 python3.11; do 
 	&& { echo $$candidate; break; }; done)
 CODE := core predictors transformers eventing mlflow local kube loadtest cli tests benchmarks
 
-.PHONY: images engine wheel locks check-locks help demo up test test-cluster hey services lint format storm bench bench-transformer bench-api bench-gateway bench-judge bench-predictor bench-sources bench-sources-rgw clean
+.PHONY: images engine wheel locks check-locks help demo up test test-cluster hey services lint format storm bench bench-transformer bench-api bench-gateway bench-judge bench-predictor bench-gpu bench-sources bench-sources-rgw clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -70,6 +70,9 @@ bench-gateway: $(VENV)/.dev ## measure what the gateway adds to a request and th
 
 bench-predictor: $(VENV)/.dev ## measure the predictor against a bare loop and its peers, swaps under load and the start (SECTIONS=peers,swaps: only those); rewrites the tables in benchmarks/README.md and their pictures
 	@GOMP_SPINCOUNT=10000 SECTIONS=$(SECTIONS) PYTHONPATH=benchmarks $(BIN)/python -m predictor
+
+bench-gpu: $(VENV)/.dev ## on an NVIDIA GPU, measure the predictor against a bare loop with the same copies, and decoding on the device
+	@PYTHONPATH=benchmarks $(BIN)/python benchmarks/gpu.py
 
 bench-sources: $(VENV)/.dev services ## measure the sources against one event at a time and the HTTP client alone; rewrites the table in benchmarks/README.md
 	@PYTHONPATH=benchmarks:tests/support $(BIN)/python benchmarks/sources.py

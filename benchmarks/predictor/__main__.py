@@ -16,7 +16,7 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from predictor import jpeg, peers, queueing, start, swaps, throughput
+from predictor import jpeg, peers, precision, queueing, start, swaps, throughput
 from predictor.measured import Setting, setting_in
 from report import write_section
 
@@ -26,6 +26,7 @@ SECTIONS: dict[str, Section] = {
     "throughput": throughput.section,
     "peers": peers.section,
     "jpeg": jpeg.section,
+    "precision": precision.section,
     "swaps": swaps.section,
     "start": start.section,
     "queueing": queueing.section,

@@ -7,32 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from testbed.code_archives import ENTRIES, FOLDER, write
 from whimbrel.core import code_archive
 from whimbrel.core.errors import PackageRefused
 
-FOLDER = "data/aotinductor/model"
-ENTRIES = {
-    f"{FOLDER}/cabc.wrapper.so": b"\x7fELF",
-    f"{FOLDER}/cabc.wrapper.cpp": b"int main();",
-    f"{FOLDER}/cabc.kernel.cpp": b"void k();",
-    f"{FOLDER}/cabc.wrapper_metadata.json": b"{}",
-    f"{FOLDER}/ck.cubin": b"kernel",
-    "archive_format": b"pt2",
-    "archive_version": b"0",
-    ".data/version": b"6\n",
-}
-
-
-def archive(folder: Path, entries: dict[str, bytes], *, root: str = "code", compression: int = 0) -> Path:
-    path = folder / "code.pt2"
-    with zipfile.ZipFile(path, "w", compression) as made:
-        for name, content in entries.items():
-            made.writestr(zipfile.ZipInfo(f"{root}/{name}" if root else name), content, compression)
-    return path
-
 
 def test_what_torch_writes_is_taken(tmp_path: Path) -> None:
-    code_archive.check(archive(tmp_path, ENTRIES))
+    code_archive.check(write(tmp_path / "code.pt2"))
 
 
 @pytest.mark.parametrize(
@@ -50,18 +31,18 @@ def test_what_torch_writes_is_taken(tmp_path: Path) -> None:
 )
 def test_what_is_more_than_code_is_refused(more: dict[str, bytes], named: str, tmp_path: Path) -> None:
     with pytest.raises(PackageRefused, match=named):
-        code_archive.check(archive(tmp_path, ENTRIES | more))
+        code_archive.check(write(tmp_path / "code.pt2", ENTRIES | more))
 
 
 def test_an_archive_without_code_or_with_another_reading_is_refused(tmp_path: Path) -> None:
     without = {name: content for name, content in ENTRIES.items() if not name.endswith(".so")}
     with pytest.raises(PackageRefused, match="0 shared objects"):
-        code_archive.check(archive(tmp_path, without))
+        code_archive.check(write(tmp_path / "code.pt2", without))
     with pytest.raises(PackageRefused, match="compressed"):
-        code_archive.check(archive(tmp_path, ENTRIES, compression=zipfile.ZIP_DEFLATED))
+        code_archive.check(write(tmp_path / "code.pt2", ENTRIES, compression=zipfile.ZIP_DEFLATED))
     with pytest.raises(PackageRefused, match="root folder"):
-        code_archive.check(archive(tmp_path, ENTRIES, root="../code"))
-    path = archive(tmp_path, ENTRIES)
+        code_archive.check(write(tmp_path / "code.pt2", ENTRIES, root="../code"))
+    path = write(tmp_path / "code.pt2")
     path.write_bytes(path.read_bytes() + b"more")
     with pytest.raises(PackageRefused, match="expected compiled code"):
         code_archive.check(path)

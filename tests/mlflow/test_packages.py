@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from testbed import pt2_archives
+from whimbrel.core import calibration
 from whimbrel.core.errors import InputRefused, PackageRefused, Unavailable
 from whimbrel.core.package import WEIGHTS, Preset, verify
 from whimbrel.mlflow.detectors import detector
@@ -73,6 +75,13 @@ def test_a_network_with_the_right_outputs_is_taken(tmp_path: Path) -> None:
     torch.export.save(program, tmp_path / "net.pt2")
     package = import_exported(tmp_path / "net.pt2", tmp_path / "package", labels=["cat", "dog"], preset=PRESET)
     assert verify(tmp_path / "package", package.digest).manifest.labels == ("cat", "dog")
+    images = np.random.default_rng(0).integers(0, 256, (calibration.MIN_IMAGES, 1, 1, 3), np.uint8)
+    with_set = import_exported(
+        tmp_path / "net.pt2", tmp_path / "set", labels=["cat", "dog"], preset=PRESET, calibrate=lambda _: images
+    )
+    found = calibration.read(with_set)
+    assert found is not None
+    assert np.array_equal(found, images)
 
 
 def test_a_folder_with_something_else_in_it_is_left_alone(tmp_path: Path) -> None:

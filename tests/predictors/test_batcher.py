@@ -31,6 +31,7 @@ class RecordingNetwork:
     def __init__(self) -> None:
         self._network = NullNetwork(100)
         self.description, self.task = self._network.description, self._network.task
+        self.computing = self._network.computing
         self.gate = threading.Event()
         self.gate.set()
         self.started = threading.Semaphore(0)

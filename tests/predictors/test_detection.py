@@ -106,7 +106,7 @@ def test_weights_as_torchvision_publishes_them_load(tmp_path: Path) -> None:
     published = {key: value for key, value in built(name).state_dict().items() if "num_batches_tracked" not in key}
     options = {"num_classes": len(LABELS), **NETWORKS[name], "norm_eps": 0.25}
     network = load(package_of(tmp_path, name, published, architecture_options=options))
-    norms = [module for module in network._module.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    norms = [module for module in network.module.modules() if isinstance(module, torch.nn.BatchNorm2d)]
     assert {module.eps for module in norms} == {0.25}
 
 

@@ -146,7 +146,7 @@ async def test_modules_are_kept_out_of_later_collections_and_networks_are_not(tm
         residents = Residents("m", PredictorSettings(model_name="m", model_uri="null:2", max_batch_size=1), threads)
         await residents.load(Source("1", "null:2", None))
         await residents.load(Source("2", made.uri, made.digest), percent=0)
-        module = weakref.ref(residents.roles["candidate"].batcher._network._module)  # type: ignore[attr-defined]
+        module = weakref.ref(residents.roles["candidate"].batcher._network.module)  # type: ignore[attr-defined]
         await residents.unload("2")
 
         assert gc.get_freeze_count() > 50_000

@@ -18,7 +18,7 @@ from whimbrel.core.package import Package, Preset, write_manifest
 from whimbrel.core.tensors import INDICES
 from whimbrel.predictors import agreement_records
 from whimbrel.predictors.agreement import BATCH, compared
-from whimbrel.predictors.precision import Asked, Chosen, choose, weight_bytes
+from whimbrel.predictors.precision import Asked, Chosen, choose, stored_bytes_in
 
 HERE = Target(torch="2.15.0", machine="x86_64", instruction_sets=("avx512_bf16",))
 PLAIN = Target(torch="2.15.0", machine="x86_64", instruction_sets=("avx2",))
@@ -151,7 +151,7 @@ def labels(*wrong: int) -> Any:
     return infer
 
 
-@pytest.mark.parametrize(("wrong", "figures"), [((), (200, 200)), ((199,), (199, 200)), ((0, 1), (6, 8))])
+@pytest.mark.parametrize(("wrong", "figures"), [((), (200, 200)), ((199,), (199, 200)), ((0, 1), (BATCH - 2, BATCH))])
 def test_comparing_ends_as_soon_as_too_many_differ(wrong: tuple[int, ...], figures: tuple[int, int]) -> None:
     found = compared(labels(), labels(*wrong), IMAGES, target=HERE, dtype="bfloat16", asked=Asked())
     assert found is not None
@@ -179,16 +179,7 @@ def test_comparing_is_bounded_and_ends_with_the_process() -> None:
         compared(labels(), labels(), IMAGES, target=HERE, dtype="bfloat16", asked=replace(Asked(), check=ends))
 
 
-@pytest.mark.parametrize(
-    ("stored", "asked", "compares", "expected"),
-    [
-        ("float32", "float32", False, 100),
-        ("float32", "bfloat16", False, 50),
-        ("bfloat16", "float32", False, 200),
-        ("bfloat16", "bfloat16", False, 100),
-        ("float32", "auto", False, 100),
-        ("float32", "auto", True, 150),
-    ],
-)
-def test_memory_follows_the_dtype(stored: str, asked: Any, compares: bool, expected: int) -> None:
-    assert weight_bytes(100, stored, asked, compares=compares) == expected
+def test_memory_follows_the_dtype() -> None:
+    assert stored_bytes_in(100, "float32", "bfloat16") == 50
+    assert stored_bytes_in(100, "bfloat16", "float32") == 200
+    assert stored_bytes_in(100, "float64", "float64") == 100

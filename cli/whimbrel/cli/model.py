@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -9,8 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from whimbrel.cli.calibration_images import calibration_images
 from whimbrel.cli.connection import connect
 from whimbrel.cli.console import Output, add_rows, out, print_json, say, table
+from whimbrel.cli.model_compile import attest_agreement, compile_command
+from whimbrel.cli.model_names import selected
 from whimbrel.cli.options import DEFAULT_STATE, OutputFormat, State
 from whimbrel.core import pt2
 from whimbrel.core.errors import InputRefused, NotFound
@@ -32,9 +36,11 @@ class Described:
     keypoints: list[str] | None
     size: tuple[int, int] | None
     task: str
+    calibration: Path | None
 
 
-app = typer.Typer(no_args_is_help=True, help="Train, import, check and list model versions.")
+app = typer.Typer(no_args_is_help=True, help="Train, import, check, compile and list model versions.")
+app.command(name="compile")(compile_command)
 
 
 @app.command()
@@ -64,6 +70,7 @@ def train(
             )
             alias = CHAMPION if kind == "cnn" else None
             version = _register(trained.package, recipe, state, origin, alias)
+            attest_agreement(trained.package, version, connection.tracking_uri())
             parent = version.version
             accuracy = trained.metrics["held_out_accuracy"]
             say(f"{_line(version)}  {kind}, accuracy {accuracy:.4f} on held-out pictures")
@@ -80,14 +87,24 @@ def import_command(
     keypoints: Annotated[Path | None, typer.Option(help="of a pose: file with one name of a keypoint a line")] = None,
     size: Annotated[str | None, typer.Option(help="of FILE.pt2 or a detector: HEIGHTxWIDTH of its input")] = None,
     task: Annotated[str, typer.Option(help="of FILE.pt2: classification, or an installed task")] = CLASSIFICATION,
+    calibration: Annotated[
+        Path | None,
+        typer.Option(help="folder with at least 200 images, on which a lower precision has to agree with float32"),
+    ] = None,
     alias: Annotated[str | None, typer.Option(help="point this alias at the version")] = None,
     state: State = DEFAULT_STATE,
 ) -> None:
-    """Make a model package and register it as a new version. The same package again is the version it was."""
+    """Make a model package and register it as a new version. The same package again is the version it was.
+
+    With a calibration set, how far the lower precision of this machine's hardware agrees is measured and registered.
+    """
     with tempfile.TemporaryDirectory() as folder:
         named, points = (None if file is None else _lines(file) for file in (labels, keypoints))
-        package = _package(source, Path(folder) / "package", weights, Described(named, points, _size(size), task))
-        say(_line(_register(package, name, state, None, alias)))
+        given = Described(named, points, _size(size), task, calibration)
+        package = _package(source, Path(folder) / "package", weights, given)
+        version = _register(package, name, state, None, alias)
+        attest_agreement(package, version, connect(state).tracking_uri())
+        say(_line(version))
 
 
 @app.command(name="verify")
@@ -123,10 +140,11 @@ def ls(
 def show(
     model: Annotated[str, typer.Argument(help="NAME@ALIAS or NAME/VERSION")], state: State = DEFAULT_STATE
 ) -> None:
-    """Print one version as JSON: digest, figures, lineage, where its package lies."""
-    name, selector = _selected(model)
+    """Print one version as JSON: digest, figures, lineage, where its package lies, what is attested of it."""
+    name, selector = selected(model)
     version, location = registry_view.show_version(connect(state).tracking_uri(), name, selector)
-    print_json({**asdict(version), "uri": location.uri})
+    attestations = location.attestations.model_dump(mode="json")
+    print_json({**asdict(version), "uri": location.uri, "attestations": attestations})
 
 
 @app.command()
@@ -136,7 +154,7 @@ def alias(
     state: State = DEFAULT_STATE,
 ) -> None:
     """Point an alias at a version, whatever it pointed at before."""
-    registered, selector = _selected(model)
+    registered, selector = selected(model)
     tracking_uri = connect(state).tracking_uri()
     version, _ = registry_view.show_version(tracking_uri, registered, selector)
     registry_view.set_alias(tracking_uri, registered, name, version.version)
@@ -151,7 +169,7 @@ def diff(
 ) -> None:
     """Show in what two versions differ: figures, lineage, digest."""
     tracking_uri = connect(state).tracking_uri()
-    old, new = (registry_view.show_version(tracking_uri, *_selected(each))[0] for each in (before, after))
+    old, new = (registry_view.show_version(tracking_uri, *selected(each))[0] for each in (before, after))
     ours, theirs = asdict(old), asdict(new)
     changed = [field for field in ours if ours[field] != theirs[field]]
     rows = ((field.replace("_", " "), *(_cell(each[field]) for each in (ours, theirs))) for field in changed)
@@ -170,7 +188,7 @@ def point(
     from whimbrel.core.model_pointer import Pointer, PointerStore, pointed
     from whimbrel.core.references import ObjectRef
 
-    name, selector = _selected(model)
+    name, selector = selected(model)
     connection = connect(state)
     version, location = registry_view.show_version(connection.tracking_uri(), name, selector)
     place = ObjectRef.from_uri(pointer or f"s3://models/{name}/pointer.json")
@@ -182,14 +200,21 @@ def _package(source: str, folder: Path, weights: str, given: Described) -> Packa
     from whimbrel.mlflow import packages
 
     labels, size = given.labels, given.size
+    calibrate = None if given.calibration is None else functools.partial(calibration_images, given.calibration)
     if source.startswith("torchvision:"):
-        name = source.removeprefix("torchvision:")
-        return packages.import_torchvision(name, weights, folder, labels=labels, keypoints=given.keypoints, size=size)
+        name, keypoints = source.removeprefix("torchvision:"), given.keypoints
+        return packages.import_torchvision(
+            name, weights, folder, labels=labels, keypoints=keypoints, size=size, calibrate=calibrate
+        )
     if source.endswith(".pt2"):
         if labels is None or size is None:
             raise InputRefused(f"expected --labels and --size for {source}, seen only part of them")
         preset = Preset(height=size[0], width=size[1])
-        return packages.import_exported(Path(source), folder, labels=labels, preset=preset, task=given.task)
+        return packages.import_exported(
+            Path(source), folder, labels=labels, preset=preset, task=given.task, calibrate=calibrate
+        )
+    if calibrate is not None:
+        raise InputRefused(f"expected no --calibration for the finished package {source}, whose digest it would change")
     return _verified(Path(source), None)
 
 
@@ -212,13 +237,6 @@ def _has_champion(tracking_uri: str, name: str) -> bool:
         return any(CHAMPION in version.aliases for version in registry_view.list_versions(tracking_uri, name))
     except NotFound:
         return False
-
-
-def _selected(model: str) -> tuple[str, str]:
-    name, mark, selector = model.replace("/", "@").partition("@")
-    if not (name and mark and selector):
-        raise InputRefused(f"expected NAME@ALIAS or NAME/VERSION, seen {model!r}")
-    return name, selector
 
 
 def _size(text: str | None) -> tuple[int, int] | None:

@@ -69,6 +69,11 @@ PREDICTOR_RESIDENT_BYTES = Gauge(
     "Memory that the version's weights and largest batch need",
     ["model", "version"],
 )
+PREDICTOR_COMPUTING = Gauge(
+    "whimbrel_predictor_computing",
+    "1 for how each resident version computes: its dtype, and code (eager, compiled)",
+    ["model", "version", "dtype", "code"],
+)
 PREDICTOR_FREE_BYTES = Gauge("whimbrel_predictor_free_bytes", "Memory that one more version of any model may take")
 PREDICTOR_DEVICE_FAILING = Gauge(
     "whimbrel_predictor_device_failing", "1 while the device does not compute: neither ready nor live", ["model"]

@@ -7,6 +7,7 @@ Who removes packages from the cache, and when, is `package_cache`'s.
 
 from __future__ import annotations
 
+import hashlib
 import re
 import shutil
 from collections.abc import Callable, Iterator
@@ -19,7 +20,8 @@ from urllib.parse import unquote, urlsplit
 from boto3.exceptions import S3UploadFailedError
 from botocore.exceptions import BotoCoreError, ClientError
 
-from whimbrel.core.errors import PackageRefused, Unavailable
+from whimbrel.core.attestations import CompiledCode
+from whimbrel.core.errors import NotFound, PackageRefused, Unavailable
 from whimbrel.core.package import (
     MANIFEST,
     MAX_MANIFEST_BYTES,
@@ -112,6 +114,36 @@ def manifest_of(uri: str, digest: str, cache: Path, client: S3Client | None) -> 
     return _fetch_manifest(ObjectRef.from_uri(uri), digest, _client_for(uri, client))[1]
 
 
+def fetch_beside(uri: str, code: CompiledCode, path: Path, client: S3Client | None) -> None:
+    """Write the file of `code` that lies beside the package at `uri` to `path`, a new file: its bytes and no others.
+
+    Raises PackageRefused, NotFound and Unavailable.
+    """
+    local, digest, written = _local_folder(uri), hashlib.sha256(), 0
+    with _store_errors(f"download of {code.path} beside {uri}"), path.open("xb") as file:
+        for chunk in _chunks(uri, local, code.path, client):
+            written += len(chunk)
+            if written > code.size:
+                break
+            digest.update(chunk)
+            file.write(chunk)
+    if written != code.size or digest.hexdigest() != code.sha256:
+        raise PackageRefused(
+            f"expected {code.size} bytes with sha256 {code.sha256} in {code.path} beside {uri}, seen others"
+        )
+
+
+def put_beside(path: Path, uri: str, name: str, client: S3Client | None) -> None:
+    """Put the file at `path` beside the package at `uri`. Raises PackageRefused, NotFound and Unavailable."""
+    local = _local_folder(uri)
+    if local is not None:
+        (local / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, local / name)
+        return
+    target = ObjectRef.from_uri(uri)
+    _upload_file(path, target, name, _client_for(uri, client))
+
+
 def upload(folder: Path, uri: str, client: S3Client) -> Package:
     """Put the package in `folder` under `s3://bucket/prefix`, model.json last: with it, the package is whole.
 
@@ -119,15 +151,34 @@ def upload(folder: Path, uri: str, client: S3Client) -> Package:
     """
     package, target = verify(folder, None), ObjectRef.from_uri(uri)
     for name in [*package.manifest.files, MANIFEST]:
-        doing = f"upload of {name} to {uri}"
-        with _store_errors(doing):
-            try:
-                client.upload_file(str(folder / name), target.bucket, _key_of(target, name))
-            except S3UploadFailedError as error:
-                if isinstance(error.__context__, ClientError):
-                    raise error.__context__ from None
-                raise Unavailable(f"{doing}: {error}", retry_after_seconds=5) from None
+        _upload_file(folder / name, target, name, client)
     return package
+
+
+def _upload_file(path: Path, target: ObjectRef, name: str, client: S3Client) -> None:
+    doing = f"upload of {name} to {target.uri}"
+    with _store_errors(doing):
+        try:
+            client.upload_file(str(path), target.bucket, _key_of(target, name))
+        except S3UploadFailedError as error:
+            if isinstance(error.__context__, ClientError):
+                raise error.__context__ from None
+            raise Unavailable(f"{doing}: {error}", retry_after_seconds=5) from None
+
+
+def _chunks(uri: str, local: Path | None, name: str, client: S3Client | None) -> Iterator[bytes]:
+    """Of the file `name` beside the package at `uri`, which is the folder `local` where there is one."""
+    if local is None:
+        source = ObjectRef.from_uri(uri)
+        answer = _client_for(uri, client).get_object(Bucket=source.bucket, Key=_key_of(source, name))
+        yield from answer["Body"].iter_chunks(_CHUNK_BYTES)
+        return
+    try:
+        with (local / name).open("rb") as file:
+            while chunk := file.read(_CHUNK_BYTES):
+                yield chunk
+    except OSError as error:
+        raise NotFound(f"expected the file {local / name}, seen {error.strerror}") from None
 
 
 def _check_digest(uri: str, digest: str) -> None:

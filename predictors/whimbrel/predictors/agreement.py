@@ -13,7 +13,7 @@ from whimbrel.core.tensors import INDICES
 from whimbrel.predictors.network import Images, Outputs
 from whimbrel.predictors.precision import Asked
 
-BATCH = 8
+BATCH = 32
 
 Infer = Callable[[Images, int], Outputs]
 

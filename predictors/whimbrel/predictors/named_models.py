@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Literal, cast, get_args
 
+from whimbrel.core.attestations import NOTHING, Attestations
 from whimbrel.core.model_pointer import POINTER_PREFIX
 from whimbrel.core.settings import split_lines
 from whimbrel.predictors.null_network import URI as NULL_URI
@@ -24,12 +25,14 @@ Rule = Literal["average", "vote"]
 
 @dataclass(frozen=True, slots=True)
 class NamedModel:
-    """`digest`: the package to expect. `version`: what to answer with in place of the registry's."""
+    """`digest`: the package to expect. `version`: what to answer with in place of the registry's. `attestations`: the
+    registry's of that package, where it is not asked."""
 
     name: str
     uri: str
     digest: str | None = None
     version: str | None = None
+    attestations: Attestations = NOTHING
 
     @property
     def is_pointed(self) -> bool:

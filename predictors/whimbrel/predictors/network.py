@@ -34,6 +34,17 @@ def description_of(package: Package) -> Description:
     return Description(manifest.task, manifest.preset, manifest.labels, package.digest, manifest.keypoints)
 
 
+EAGER, COMPILED = "eager", "compiled"
+
+
+@dataclass(frozen=True, slots=True)
+class Computing:
+    """How a loaded network computes: in which dtype, and layer by layer or by compiled code."""
+
+    dtype: str = "none"
+    code: str = EAGER
+
+
 class Network(Protocol):
     """Loaded weights on a device. Each call is made by one thread at a time, and may raise for a bad batch."""
 
@@ -42,6 +53,9 @@ class Network(Protocol):
 
     @property
     def task(self) -> Task: ...
+
+    @property
+    def computing(self) -> Computing: ...
 
     def stage(self, parts: Sequence[Images]) -> Any:
         """The images of one batch, joined and on the device, for `infer`; runs while another batch computes."""

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from whimbrel.core.package import Preset, digest_of_json
 from whimbrel.core.tensors import BOXES, CLASSIFICATION, COUNTS, INDICES, KEYPOINTS, LABELS, POSE, SCORES
-from whimbrel.predictors.network import Description, Images, Outputs
+from whimbrel.predictors.network import Computing, Description, Images, Outputs
 from whimbrel.predictors.tasks.chosen import task_of
 
 SCHEMA = "whimbrel.dev/null/v1"
@@ -50,7 +50,7 @@ class NullNetwork:
         manifest = {"schema": SCHEMA, "task": task, "preset": preset.model_dump(mode="json"), "labels": labels}
         keypoints = KEYPOINT_NAMES if task == POSE else ()
         self.description = Description(task, preset, labels, digest_of_json(manifest), keypoints)
-        self.task = task_of(self.description)
+        self.task, self.computing = task_of(self.description), Computing()
         self._delay_seconds = delay_seconds
 
     def stage(self, parts: Sequence[Images]) -> Images:

@@ -17,6 +17,7 @@ import uuid
 from collections import Counter
 from typing import Any
 
+from whimbrel.core.attestations import NOTHING
 from whimbrel.core.errors import InputRefused, ModelFailed, PackageRefused, WhimbrelError
 from whimbrel.core.metrics import PREDICTOR_POINTER_SYNCED
 from whimbrel.core.model_pointer import PointedVersion, Pointer, PointerStore, Read, Replica
@@ -121,7 +122,7 @@ class PointerFollower:
         try:
             if self._settings.allowed_uri_prefixes:
                 check_allowed(version.uri, self._settings.allowed_uri_prefixes)
-            source = Source(version.version, version.uri, version.digest)
+            source = Source(version.version, version.uri, version.digest, version.attestations or NOTHING)
             await self._residents.load(source, percent=percent, drain_and_swap=drain_and_swap)
         except (PackageRefused, InputRefused) as error:
             self._refused[version] = str(error)

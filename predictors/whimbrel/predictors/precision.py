@@ -16,6 +16,7 @@ from typing import Final, Literal
 from whimbrel.core.attestations import LEAST_AGREEMENT, NOTHING, Agreement, Attestations
 from whimbrel.core.hardware import BFLOAT16, Target
 from whimbrel.core.package import Package, go_on
+from whimbrel.core.tensors import CLASSIFICATION
 from whimbrel.predictors import agreement_records
 
 AUTO: Final = "auto"
@@ -69,11 +70,9 @@ def choose(
     return _judged(known, whence)
 
 
-def weight_bytes(stored: int, stored_dtype: str, asked: Precision, *, compares: bool) -> int:
-    """Memory for weights that take `stored` bytes in the package. While `auto` compares, both precisions are there."""
-    if asked != AUTO:
-        return stored * BYTES[asked] // BYTES.get(stored_dtype, 4)
-    return stored + stored // 2 if compares else stored
+def stored_bytes_in(stored: int, stored_dtype: str, dtype: str) -> int:
+    """Memory in `dtype` for weights that take `stored` bytes in the package."""
+    return stored * BYTES.get(dtype, 4) // BYTES.get(stored_dtype, 4)
 
 
 def _settled(package: Package, own: str, target: Target, asked: Asked) -> Chosen | None:
@@ -98,7 +97,7 @@ def _of_lower_weights(own: str, target: Target) -> Chosen:
 def _why_not_lower(package: Package, target: Target) -> str | None:
     if target.lower_dtype is None:
         return f"{target.hardware_class} multiplies in no lower precision"
-    if package.manifest.task != "classification":
+    if package.manifest.task != CLASSIFICATION:
         return f"there is no measure of how far a lower precision agrees for the task {package.manifest.task}"
     if package.calibration is None:
         return f"the package has no calibration set to try {target.lower_dtype} on"

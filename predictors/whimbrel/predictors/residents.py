@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, TypeVar
 
 from whimbrel.core import package_cache
@@ -29,12 +29,12 @@ from whimbrel.core.metrics import (
 from whimbrel.predictors import memory, sources
 from whimbrel.predictors.batcher import Batcher, DeviceThreads, batching
 from whimbrel.predictors.device_health import DeviceHealth
-from whimbrel.predictors.network import Description, Network
+from whimbrel.predictors.network import Computing, Description, Network
 from whimbrel.predictors.settings import PredictorSettings
 from whimbrel.predictors.sources import Located, Source
 from whimbrel.predictors.tasks.task import Task
 from whimbrel.predictors.timing import Stages
-from whimbrel.predictors.version_metrics import VersionMetrics
+from whimbrel.predictors.version_metrics import Shown, VersionMetrics
 from whimbrel.predictors.warm_up import warm_up
 
 CURRENT, CANDIDATE, PREVIOUS = "current", "candidate", "previous"
@@ -53,6 +53,7 @@ class Resident:
     source: Source
     task: Task
     batcher: Batcher
+    computing: Computing
     needed_bytes: int
     life: AsyncExitStack
     users: int = 0
@@ -61,6 +62,10 @@ class Resident:
     @property
     def description(self) -> Description:
         return self.task.description
+
+    @property
+    def shown(self) -> Shown:
+        return Shown(self.version, self.needed_bytes, self.computing)
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
@@ -177,7 +182,8 @@ class Residents:
         logger.info("serving", extra={**self._described(resident), "percent": percent, "seconds": seconds})
 
     def _described(self, resident: Resident) -> dict[str, str]:
-        return {"model": self.name, "version": resident.version, "digest": resident.description.digest}
+        known = {"model": self.name, "version": resident.version, "digest": resident.description.digest}
+        return known | asdict(resident.computing)
 
     def _resident_of(self, source: Source) -> Resident | None:
         found = [each for each in self.roles.values() if each.version == source.version]
@@ -247,16 +253,17 @@ class Residents:
             async with self._threads.taken.placing:
                 if leaving is not None:
                     await self._make_room(located, leaving)
-                network, batcher = await self._placed(located, life)
-            task, needed_bytes = network.task, located.needed_bytes
-            return Resident(located.version, located.source, task, batcher, needed_bytes, life.pop_all())
+                network, batcher, taken = await self._placed(located, life)
+            task, computing = network.task, network.computing
+            return Resident(located.version, located.source, task, batcher, computing, taken, life.pop_all())
 
-    async def _placed(self, located: Located, life: AsyncExitStack) -> tuple[Network, Batcher]:
-        """In memory, and has answered once; leaves with `life`."""
+    async def _placed(self, located: Located, life: AsyncExitStack) -> tuple[Network, Batcher, int]:
+        """In memory, and has answered once; leaves with `life`. With the bytes that it takes once it is built."""
         async with AsyncExitStack() as placed:
-            placed.enter_context(self._threads.taken.holding(located.needed_bytes))
-            with self.stages.timed("build"):
-                network = await self._aside(sources.build, located, self._settings)
+            with self._threads.taken.holding(located.needed_bytes), self.stages.timed("build"):
+                network = await self._aside(sources.build, located, self._settings, self._check_goes_on)
+            taken = sources.taken_bytes(located, network, self._settings)
+            placed.enter_context(self._threads.taken.holding(taken))
             placed.push_async_callback(self._aside, memory.give_back)
             placed.callback(network.close)
             placed.callback(self.metrics.forget, located.version)
@@ -268,7 +275,7 @@ class Residents:
                 beside = self.current.batcher.times if self.current is not None else None
                 await warm_up(batcher, network.task, self._settings, beside=beside)
             life.push_async_exit(placed.pop_all())
-        return network, batcher
+        return network, batcher, taken
 
     async def _shrink_cache(self) -> None:
         try:
@@ -325,7 +332,7 @@ class Residents:
             await self._retire(leaving)
 
     def _show(self) -> None:
-        roles = {role: (resident.version, resident.needed_bytes) for role, resident in self.roles.items()}
+        roles = {role: each.shown for role, each in self.roles.items()}
         self.metrics.show(roles, self.candidate_percent / 100)
         PREDICTOR_FREE_BYTES.set(self._free_bytes())
 

@@ -6,9 +6,10 @@ import tempfile
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
 from pydantic_settings import NoDecode
 
+from whimbrel.core.attestations import NOTHING, Attestations
 from whimbrel.core.model_server import ModelServerSettings
 from whimbrel.core.package import Digest
 from whimbrel.core.settings import CommaSeparated, HttpUrl, Port, Repeated, S3Settings, Seconds, split_commas
@@ -24,6 +25,7 @@ from whimbrel.predictors.named_models import (
     ensembles_of,
     models_of,
 )
+from whimbrel.predictors.precision import Precision
 
 
 class PredictorSettings(ModelServerSettings, S3Settings):
@@ -49,6 +51,12 @@ class PredictorSettings(ModelServerSettings, S3Settings):
         "models:/NAME/VERSION, or null:[TASK:]CLASSES[,HEIGHTxWIDTH][,PREFIX]",
     )
     model_digest: Digest | None = Field(default=None, description="the package to expect; required for s3 and file")
+    model_attestations: str | None = Field(
+        default=None,
+        max_length=64 * 1024,
+        description="what the registry attests of that package, as JSON: `attestations` of 'whimbrel model show'; for "
+        "s3 and file, where no registry is asked",
+    )
     model_version: str | None = Field(
         default=None,
         min_length=1,
@@ -85,6 +93,21 @@ class PredictorSettings(ModelServerSettings, S3Settings):
     timing: bool = Field(default=False, description="whether to log how long each stage of the start took")
     device: str = Field(
         default="auto", pattern=r"^(auto|cpu|cuda(:[0-9]{1,2})?)$", description="auto, cpu, cuda or cuda:N"
+    )
+    dtype: Precision = Field(
+        default="auto",
+        description="auto, float32, bfloat16 or float16; auto: what the hardware multiplies in, where it was measured "
+        "to agree with float32 on the package's calibration set",
+    )
+    calibration_seconds: Seconds = Field(
+        default=60.0, description="longest that a load may measure that; past it float32 until the next load"
+    )
+    compiled_code: bool = Field(
+        default=False,
+        description="whether to load machine code whose digest the registry or the model pointer names",
+    )
+    cuda_graphs: bool = Field(
+        default=False, description="whether batch sizes that come often become CUDA graphs; not run on a GPU yet"
     )
     torch_threads: int | None = Field(
         default=None, ge=1, le=1024, description="threads of one batch; default: torch's own"
@@ -125,6 +148,10 @@ class PredictorSettings(ModelServerSettings, S3Settings):
     )
 
     @property
+    def attestations(self) -> Attestations:
+        return NOTHING if self.model_attestations is None else Attestations.model_validate_json(self.model_attestations)
+
+    @property
     def batch_limits(self) -> BatchLimits:
         return BatchLimits(
             self.max_batch_size,
@@ -139,7 +166,8 @@ class PredictorSettings(ModelServerSettings, S3Settings):
         """All of them, the one of the short form first."""
         if self.model_name is None or self.model_uri is None:
             return self.model
-        return (NamedModel(self.model_name, self.model_uri, self.model_digest, self.model_version), *self.model)
+        short = NamedModel(self.model_name, self.model_uri, self.model_digest, self.model_version, self.attestations)
+        return short, *self.model
 
     @model_validator(mode="after")
     def _named(self) -> PredictorSettings:
@@ -148,12 +176,26 @@ class PredictorSettings(ModelServerSettings, S3Settings):
             raise ValueError("WHIMBREL_MODEL_NAME (--model-name): missing; model_uri needs a name")
         if self.model_uri is None and (self.model_name is not None or not self.model):
             raise ValueError("WHIMBREL_MODEL_URI (--model-uri): missing; or name models by --model NAME=URI alone")
-        if self.model_uri is None and (self.model_digest or self.model_version):
-            raise ValueError("WHIMBREL_MODEL_DIGEST, WHIMBREL_MODEL_VERSION: expected beside a model_uri, seen alone")
+        if self.model_uri is None and (self.model_digest or self.model_version or self.model_attestations):
+            raise ValueError(
+                "WHIMBREL_MODEL_DIGEST, WHIMBREL_MODEL_VERSION, WHIMBREL_MODEL_ATTESTATIONS: expected beside a "
+                "model_uri, seen alone"
+            )
         if str(self.model_uri).startswith(("s3:", "file:")) and self.model_digest is None:
             raise ValueError(
                 f"WHIMBREL_MODEL_DIGEST (--model-digest): missing; {self.model_uri!r} does not load unpinned"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _attested(self) -> PredictorSettings:
+        try:
+            _ = self.attestations
+        except ValidationError as error:
+            raise ValueError(
+                "WHIMBREL_MODEL_ATTESTATIONS (--model-attestations): expected the JSON `attestations` of 'whimbrel "
+                f"model show'; {error.errors()[0]['msg']}"
+            ) from None
         return self
 
     @model_validator(mode="after")

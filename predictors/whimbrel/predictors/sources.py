@@ -11,14 +11,25 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from whimbrel.core import package_transfer, registry
+from whimbrel.core.attestations import NOTHING, Attestations
 from whimbrel.core.errors import InputRefused, PackageRefused
-from whimbrel.core.package import EXPORTED_ARCHITECTURE, MAX_SIDE_PIXELS, Manifest, Package, go_on
+from whimbrel.core.hardware import BFLOAT16
+from whimbrel.core.package import (
+    CALIBRATION,
+    EXPORTED_ARCHITECTURE,
+    MAX_SIDE_PIXELS,
+    WEIGHTS,
+    Manifest,
+    Package,
+    go_on,
+)
 from whimbrel.core.package_transfer import Held
 from whimbrel.core.s3 import s3_client
-from whimbrel.predictors import memory
+from whimbrel.predictors import memory, precision
 from whimbrel.predictors.named_models import NamedModel
 from whimbrel.predictors.network import Description, Network, description_of
 from whimbrel.predictors.null_network import null_network
+from whimbrel.predictors.precision import Asked
 from whimbrel.predictors.settings import PredictorSettings
 from whimbrel.predictors.torchvision_networks import is_detector
 
@@ -31,18 +42,20 @@ _REGISTRY = "models:/"
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """One version of the model. `digest` is the package to expect; None where the registry tells it, or for null:."""
+    """One version of the model. `digest` is the package to expect; None where the registry tells it, or for null:.
+    `attestations`: the registry's or the pointer's."""
 
     version: str | None
     uri: str
     digest: str | None
+    attestations: Attestations = NOTHING
 
 
 @dataclass(frozen=True, slots=True)
 class Located:
     """A version whose package is here, verified, and held until its release; null: has none.
 
-    `needed_bytes`: memory that its weights take.
+    `needed_bytes`: memory that its weights and its largest batch take while it is loaded.
     """
 
     version: str
@@ -65,7 +78,7 @@ class Needs:
 
 
 def source_of(model: NamedModel) -> Source:
-    return Source(model.version, model.uri, model.digest)
+    return Source(model.version, model.uri, model.digest, model.attestations)
 
 
 def check_allowed(uri: str, prefixes: Sequence[str]) -> None:
@@ -94,7 +107,7 @@ def look(source: Source, settings: PredictorSettings) -> Needs:
     manifest = package_transfer.manifest_of(
         resolved.uri, digest, settings.model_cache, _client_for(resolved.uri, settings)
     )
-    return Needs(_needed_bytes(manifest, settings.max_batch_size), _modules_of(manifest))
+    return Needs(_needed_bytes(manifest, resolved, settings), _modules_of(manifest))
 
 
 def import_modules(needs: Needs) -> None:
@@ -119,15 +132,24 @@ def locate(source: Source, settings: PredictorSettings, check: Callable[[], None
         check=check,
     )
     version = resolved.version or digest.removeprefix("sha256:")[:12]
-    needed_bytes = _needed_bytes(held.package.manifest, settings.max_batch_size)
+    needed_bytes = _needed_bytes(held.package.manifest, resolved, settings, _stored_dtype(held.package))
     return Located(version, resolved, held, needed_bytes, description_of(held.package))
 
 
-def build(located: Located, settings: PredictorSettings) -> Network:
-    """The network in memory. Raises PackageRefused."""
+def build(located: Located, settings: PredictorSettings, check: Callable[[], None] = go_on) -> Network:
+    """The network in memory. Raises PackageRefused, and what `check` raises."""
     if located.held is None:
         return _null_network(located.source, settings)
-    return _torch_network(located.held.package, settings)
+    return _torch_network(located.held.package, located.source, settings, check)
+
+
+def taken_bytes(located: Located, network: Network, settings: PredictorSettings) -> int:
+    """What it takes now that it is loaded, in the dtype that it computes in."""
+    if located.held is None:
+        return 0
+    package, dtype = located.held.package, network.computing.dtype
+    weights = precision.stored_bytes_in(_weights_size(package.manifest), _stored_dtype(package), dtype)
+    return weights + _batch_bytes(package.manifest, settings)
 
 
 def _resolved(source: Source, settings: PredictorSettings) -> Source:
@@ -136,7 +158,8 @@ def _resolved(source: Source, settings: PredictorSettings) -> Source:
     found = registry.resolve(source.uri, settings.mlflow_tracking_uri)
     if source.digest is not None and source.digest != found.digest:
         raise PackageRefused(f"expected the model package {source.digest}, seen {found.digest} behind {source.uri}")
-    return replace(source, version=source.version or found.version, uri=found.uri, digest=found.digest)
+    version = source.version or found.version
+    return replace(source, version=version, uri=found.uri, digest=found.digest, attestations=found.attestations)
 
 
 def _pinned(source: Source, settings: PredictorSettings) -> tuple[Source, str]:
@@ -146,10 +169,42 @@ def _pinned(source: Source, settings: PredictorSettings) -> tuple[Source, str]:
     return resolved, resolved.digest
 
 
-def _needed_bytes(manifest: Manifest, batch_size: int) -> int:
-    """The weights and the largest batch as floats. Activations are those of one batch at a time, of any version."""
-    preset, weights = manifest.preset, manifest.files[manifest.weights_file].size
-    return weights + batch_size * preset.height * preset.width * 3 * 4
+def _needed_bytes(
+    manifest: Manifest, source: Source, settings: PredictorSettings, stored: str = precision.FLOAT32
+) -> int:
+    """The weights and the largest batch. Activations are those of one batch at a time, of any version.
+
+    While `auto` compares two precisions the weights are there in both; what is attested needs no comparison.
+    """
+    compares = settings.dtype == precision.AUTO and CALIBRATION in manifest.files and not source.attestations.agreements
+    weights = _weights_size(manifest)
+    if settings.dtype != precision.AUTO:
+        weights = precision.stored_bytes_in(weights, stored, settings.dtype)
+    return weights + (weights // 2 if compares else 0) + _batch_bytes(manifest, settings)
+
+
+def _weights_size(manifest: Manifest) -> int:
+    return manifest.files[manifest.weights_file].size
+
+
+def _batch_bytes(manifest: Manifest, settings: PredictorSettings) -> int:
+    """As floats; they are normalised in float32 whatever the network computes in."""
+    return settings.max_batch_size * manifest.preset.height * manifest.preset.width * 3 * 4
+
+
+def _stored_dtype(package: Package) -> str:
+    """Of the weights, from the head of their file; an exported network is taken for float32."""
+    if package.weights.name != WEIGHTS:
+        return precision.FLOAT32
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(package.weights, "np") as file:
+            kinds = {file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118 it is no mapping
+    except (SafetensorError, OSError):
+        return precision.FLOAT32  # it is refused when it is built
+    lower = [dtype for kind, dtype in (("BF16", BFLOAT16), ("F16", precision.FLOAT16)) if kind in kinds]
+    return lower[0] if lower and "F32" not in kinds else precision.FLOAT32
 
 
 def _modules_of(manifest: Manifest) -> tuple[str, ...]:
@@ -185,13 +240,22 @@ def _null_network(source: Source, settings: PredictorSettings) -> Network:
     return network
 
 
-def _torch_network(package: Package, settings: PredictorSettings) -> Network:
+def _torch_network(package: Package, source: Source, settings: PredictorSettings, check: Callable[[], None]) -> Network:
     import torch
 
     from whimbrel.predictors import torch_network
+    from whimbrel.predictors.compiled import Offered
 
     if settings.torch_threads is not None:
         torch.set_num_threads(settings.torch_threads)
+    attested = source.attestations
+    client = _client_for(source.uri, settings)
     return torch_network.load(
-        package, torch_network.choose_device(settings.device), allowed_tasks=settings.allowed_tasks
+        package,
+        torch_network.choose_device(settings.device),
+        allowed_tasks=settings.allowed_tasks,
+        asked=Asked(settings.dtype, attested, settings.model_cache, settings.calibration_seconds, check),
+        code=Offered(attested.compiled, source.uri, client, settings.max_batch_size)
+        if settings.compiled_code
+        else None,
     )

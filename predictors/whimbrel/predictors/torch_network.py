@@ -1,23 +1,31 @@
-"""A network that torch computes: built from a verified package, its images normalised, its output read by its task."""
+"""A network that torch computes: a verified package's module, its images normalised, its output read by its task."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import logging
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import safetensors.torch
 import torch
-from safetensors import SafetensorError
-from torch.overrides import TorchFunctionMode
 
-from whimbrel.core import pt2
-from whimbrel.core.errors import PackageRefused, SettingsError
-from whimbrel.core.package import EXPORTED_ARCHITECTURE, Manifest, Package
-from whimbrel.predictors import memory
-from whimbrel.predictors.network import Images, Outputs, description_of
+from whimbrel.core import calibration
+from whimbrel.core.attestations import Agreement
+from whimbrel.core.errors import SettingsError
+from whimbrel.core.hardware import Target, cpu_target, cuda_target
+from whimbrel.core.package import Package
+from whimbrel.core.tensors import CLASSIFICATION
+from whimbrel.predictors import agreement, compiled, memory, precision, torch_modules
+from whimbrel.predictors.compiled import Offered
+from whimbrel.predictors.cuda_graphs import GraphedModule
+from whimbrel.predictors.network import COMPILED, EAGER, Computing, Images, Outputs, description_of
+from whimbrel.predictors.precision import Asked
+from whimbrel.predictors.staging import Staged, StagingBuffers
 from whimbrel.predictors.tasks.chosen import task_of
 from whimbrel.predictors.tasks.task import Task
+
+logger = logging.getLogger(__name__)
 
 
 def choose_device(name: str) -> torch.device:
@@ -33,41 +41,118 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def load(package: Package, device: torch.device, *, allowed_tasks: Sequence[str] = ()) -> TorchNetwork:
-    """Raises PackageRefused for weights that do not fit the architecture, and for what could run foreign code."""
-    manifest = package.manifest
+def target_of(device: torch.device) -> Target:
+    version = str(torch.__version__)
+    if device.type == "cuda":
+        return cuda_target(version, torch.cuda.get_device_capability(device))
+    return cpu_target(version)
+
+
+def load(
+    package: Package,
+    device: torch.device,
+    *,
+    allowed_tasks: Sequence[str] = (),
+    asked: Asked | None = None,
+    code: Offered | None = None,
+    cuda_graphs: bool = False,
+) -> TorchNetwork:
+    """In the precision of `asked` (absent: `auto`, nothing known), by compiled code where `code` offers some that fits.
+
+    Raises PackageRefused for weights that do not fit the architecture, and for what could run foreign code.
+    """
+    asked = asked or Asked()
     task = task_of(description_of(package), allowed_tasks)
-    module = _exported(package, device) if manifest.architecture == EXPORTED_ARCHITECTURE else _built(package, device)
-    return TorchNetwork(module, task, device)
+    module, target = torch_modules.module_of(package, device), target_of(device)
+    own = _name(torch_modules.dtype_of(module))
+
+    def measure(dtype: str) -> Agreement | None:
+        return measured(package, device, task, dtype, asked)
+
+    chosen = precision.choose(package, own, target, asked, measure)
+    logger.info("computes in %s: %s", chosen.dtype, chosen.why, extra={"digest": package.digest})
+    network = TorchNetwork.of(module, package, task, device, chosen.dtype)
+    if code is not None:
+        network.compute_by(code, target)
+    recordable = network.description.task == CLASSIFICATION and network.computing.code == EAGER
+    if cuda_graphs and device.type == "cuda" and recordable:
+        network.module = GraphedModule(network.module, device)
+    return network
+
+
+def measured(package: Package, device: torch.device, task: Task, dtype: str, asked: Asked) -> Agreement | None:
+    """How far `dtype` agrees with float32 on the package's calibration set; None where there was no time for it, or
+    there is no set. Raises PackageRefused for what is no such set."""
+    images = calibration.read(package)
+    if images is None:
+        return None
+    reference, lower = (
+        TorchNetwork.of(torch_modules.module_of(package, device), package, task, device, name)
+        for name in (precision.FLOAT32, dtype)
+    )
+    return agreement.compared(reference.infer, lower.infer, images, target=target_of(device), dtype=dtype, asked=asked)
+
+
+def agreement_on(package: Package, device: torch.device) -> Agreement | None:
+    """How far the lower precision of this hardware agrees, for the registry; None where `auto` would not ask."""
+    lower = target_of(device).lower_dtype
+    if lower is None or package.calibration is None or package.manifest.task != CLASSIFICATION:
+        return None
+    return measured(package, device, task_of(description_of(package)), lower, Asked(longest_seconds=math.inf))
 
 
 class TorchNetwork:
     """`module`: (N, 3, H, W) normalised floats to what `task` reads; of classification, (N, classes) logits."""
 
-    def __init__(self, module: Any, task: Task, device: torch.device) -> None:
+    def __init__(self, module: Any, task: Task, device: torch.device, *, channels_last: bool = False) -> None:
         self.description, self.task = task.description, task
-        self._module, self._device = module, device
-        self._dtype = next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.float32)
+        self.module, self._device = module, device
+        self._dtype = torch_modules.dtype_of(module)
+        self._layout = torch.channels_last if channels_last else torch.contiguous_format
+        self.computing = Computing(_name(self._dtype))
         # (3,) -> (1, 3, 1, 1); x/255 then (x - mean)/std, as the preset says
         self._mean = torch.tensor(task.description.preset.mean, device=device).view(1, 3, 1, 1)
         self._std = torch.tensor(task.description.preset.std, device=device).view(1, 3, 1, 1)
-        self._copies: Any = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
+        self._buffers = StagingBuffers(device)
 
-    def stage(self, parts: Sequence[Images]) -> torch.Tensor:
-        """(N, H, W, 3) uint8 on the device; the copy goes over a stream of its own, beside what computes."""
-        shape = (sum(len(part) for part in parts), *parts[0].shape[1:])
-        batch = torch.empty(shape, dtype=torch.uint8, pin_memory=self._copies is not None)
-        np.concatenate(parts, out=batch.numpy())
-        if self._copies is None:
-            return batch
-        with torch.cuda.stream(self._copies):
-            on_device = batch.to(self._device, non_blocking=True)
-        self._copies.synchronize()
-        return on_device
+    @classmethod
+    def of(cls, module: Any, package: Package, task: Task, device: torch.device, dtype: str) -> TorchNetwork:
+        """With the weights of `module`, which is the package's, in `dtype` on the device."""
+        channels_last = torch_modules.takes_channels_last(module, package.manifest)
+        module = torch_modules.prepared(module, getattr(torch, dtype), device, channels_last=channels_last)
+        return cls(module, task, device, channels_last=channels_last)
 
     @torch.inference_mode()
-    def infer(self, images: torch.Tensor | Images, top_k: int) -> Outputs:
-        return self.task.outputs(self._module(self._normalised(images)), len(images), top_k)
+    def compute_by(self, code: Offered, target: Target) -> None:
+        """Compute by compiled code from now on, where some of `code` fits and computes; why not is in the log."""
+        found = compiled.fitting(code.codes, target, self.computing.dtype, code.max_batch)
+        if found is None:
+            return
+        module = compiled.loaded(code, found, self.module, self.sample(1))
+        if module is not None:
+            self.module = module
+            self.computing = Computing(self.computing.dtype, COMPILED)
+            logger.info("computes by compiled code %s", found.sha256[:16])
+
+    def stage(self, parts: Sequence[Images]) -> Staged:
+        """(N, H, W, 3) uint8 on the device; the copy goes over a stream of its own, beside what computes."""
+        return self._buffers.stage(parts)
+
+    def infer(self, images: Staged | Images, top_k: int) -> Outputs:
+        if isinstance(images, Staged):
+            with images.on_device() as pixels:
+                return self.infer_on_device(pixels, top_k)
+        return self.infer_on_device(self._pixels(images), top_k)
+
+    @torch.inference_mode()
+    def infer_on_device(self, pixels: torch.Tensor, top_k: int) -> Outputs:
+        """`pixels`: (N, H, W, 3) uint8 on the device."""
+        return self.task.outputs(self.module(self._normalised(pixels)), len(pixels), top_k)
+
+    def sample(self, count: int) -> torch.Tensor:
+        """A batch of black images as `module` gets it."""
+        preset = self.description.preset
+        return self._normalised(self._pixels(np.zeros((count, preset.height, preset.width, 3), np.uint8)))
 
     def device_computes(self) -> bool:
         """After a CUDA error that sticks, every later call of this process fails too."""
@@ -78,109 +163,17 @@ class TorchNetwork:
         return True
 
     def close(self) -> None:
-        self._module = None
+        self.module = None
 
-    def _normalised(self, images: torch.Tensor | Images) -> torch.Tensor:
-        if isinstance(images, np.ndarray):
-            images = torch.from_numpy(np.require(images, requirements="W"))  # torch warns of what it may not write to
-        on_device = images.to(self._device)
-        pixels = on_device.permute(0, 3, 1, 2).float().contiguous()  # (N, H, W, 3) -> (N, 3, H, W)
-        return pixels.div_(255).sub_(self._mean).div_(self._std).to(self._dtype)
+    def _pixels(self, images: Images) -> torch.Tensor:
+        # torch warns of what it may not write to
+        return torch.from_numpy(np.require(images, requirements="W")).to(self._device)
 
-
-def _built(package: Package, device: torch.device) -> torch.nn.Module:
-    """The architecture that the manifest names, with the weights of the package mapped from their file."""
-    try:
-        weights = safetensors.torch.load_file(package.weights)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise PackageRefused(f"expected safetensors in {package.weights}; {error}") from None
-    module = _on_meta(package.manifest, weights) or _constructed(package.manifest, weights)
-    return module.eval().requires_grad_(False).to(device)
+    def _normalised(self, pixels: torch.Tensor) -> torch.Tensor:
+        """(N, H, W, 3) uint8 -> (N, 3, H, W) floats in the network's dtype and memory layout."""
+        floats = pixels.permute(0, 3, 1, 2).float().contiguous(memory_format=self._layout)
+        return floats.div_(255).sub_(self._mean).div_(self._std).to(self._dtype)
 
 
-def _on_meta(manifest: Manifest, weights: dict[str, torch.Tensor]) -> torch.nn.Module | None:
-    """Built without memory or initialisation. None for a network that computes values while it is built, or keeps
-    some that are not among its weights, as detection's keep their anchors."""
-    try:
-        with torch.device("meta"), _NoRandomValues():
-            module = _architecture(manifest)
-    except (RuntimeError, NotImplementedError):
-        return None
-    _assign(module, weights, manifest)
-    return None if any(tensor.is_meta for tensor in _tensors_of(module)) else module
-
-
-def _tensors_of(module: torch.nn.Module) -> Iterator[torch.Tensor]:
-    """Its weights, and what its modules keep as plain attributes or in lists."""
-    yield from module.parameters()
-    yield from module.buffers()
-    for each in module.modules():
-        for value in vars(each).values():
-            for kept in value if isinstance(value, list | tuple) else (value,):
-                if isinstance(kept, torch.Tensor):
-                    yield kept
-
-
-def _constructed(manifest: Manifest, weights: dict[str, torch.Tensor]) -> torch.nn.Module:
-    module = _architecture(manifest)
-    _assign(module, weights, manifest)
-    return module
-
-
-_RANDOM = ("normal_", "uniform_")
-
-
-class _NoRandomValues(TorchFunctionMode):
-    """Leaves tensors without memory as they are: torch would import its compiler to give them random values."""
-
-    def __torch_function__(self, function: Any, _types: Any, arguments: Any = (), named: Any = None) -> Any:
-        given = named or {}
-        target = arguments[0] if arguments else given.get("tensor")
-        if _sets_random_values(function) and isinstance(target, torch.Tensor) and target.is_meta:
-            return target
-        return function(*arguments, **given)
-
-
-def _sets_random_values(function: Any) -> bool:
-    return getattr(function, "__module__", None) == "torch.nn.init" or getattr(function, "__name__", "") in _RANDOM
-
-
-def _architecture(manifest: Manifest) -> torch.nn.Module:
-    from whimbrel.predictors import torchvision_networks  # an exported network needs none of it
-
-    name, options = manifest.architecture.removeprefix("torchvision:"), manifest.architecture_options
-    if any(option.startswith("weights") for option in options):
-        raise PackageRefused("architecture_options: expected none about weights, which come from the package alone")
-    preset = manifest.preset
-    if torchvision_networks.is_detector(name) and (preset.mean, preset.std) != ((0.0,) * 3, (1.0,) * 3):
-        raise PackageRefused(
-            f"preset: expected mean 0 and std 1, since {name} normalises by itself, seen {preset.mean} and {preset.std}"
-        )
-    try:
-        return torchvision_networks.build(name, dict(options))
-    except (ValueError, TypeError, AssertionError) as error:
-        raise PackageRefused(f"expected an architecture of torchvision, seen {name!r} {options}; {error}") from None
-
-
-def _assign(module: torch.nn.Module, weights: dict[str, torch.Tensor], manifest: Manifest) -> None:
-    try:
-        module.load_state_dict(weights, strict=True, assign=True)
-    except RuntimeError as error:
-        raise PackageRefused(f"expected the weights of {manifest.architecture}; {_shortened(str(error))}") from None
-
-
-def _exported(package: Package, device: torch.device) -> Any:
-    pt2.check(package.weights)  # before torch's loader sees it, which would unpickle what the archive asks it to
-    try:
-        program = torch.export.load(package.weights)
-        if device.type != "cpu":
-            from torch.export.passes import move_to_device_pass
-
-            program = move_to_device_pass(program, device)
-        return program.module()
-    except Exception as error:  # torch's loader raises whatever its parsers raise
-        raise PackageRefused(f"expected an exported network in {package.weights}; {_shortened(str(error))}") from None
-
-
-def _shortened(text: str, limit: int = 500) -> str:
-    return text if len(text) <= limit else text[:limit] + " ..."
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

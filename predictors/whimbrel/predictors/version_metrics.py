@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from http import HTTPStatus
 
 from prometheus_client import Counter, Gauge
 
 from whimbrel.core.metrics import (
+    PREDICTOR_COMPUTING,
     PREDICTOR_IMAGES,
     PREDICTOR_REQUESTS,
     PREDICTOR_RESIDENT_BYTES,
     PREDICTOR_ROLE,
     PREDICTOR_SHARE,
 )
+from whimbrel.predictors.network import Computing
 
 _SERVERS_FAULT = HTTPStatus.INTERNAL_SERVER_ERROR
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What is exposed of one resident version."""
+
+    version: str
+    needed_bytes: int
+    computing: Computing
 
 
 class VersionMetrics:
@@ -27,16 +39,17 @@ class VersionMetrics:
         self._counted: set[tuple[Counter, str, str]] = set()  # with version, and outcome or status
         self.requests: dict[str, tuple[int, int]] = {}  # live, by version: answered, and failed by our fault
 
-    def show(self, roles: Mapping[str, tuple[str, int]], candidate_share: float) -> None:
-        """`roles`: version and bytes by role; `candidate_share`: 0 to 1."""
+    def show(self, roles: Mapping[str, Shown], candidate_share: float) -> None:
+        """`candidate_share`: 0 to 1."""
         share = candidate_share if "candidate" in roles else 0.0
         shares = {"current": 1.0 - share, "candidate": share}
         shown: dict[tuple[Gauge, tuple[str, ...]], float] = {}
-        for role, (version, needed_bytes) in roles.items():
-            names = (self._model_name, version)
+        for role, resident in roles.items():
+            names = (self._model_name, resident.version)
             shown[PREDICTOR_ROLE, (*names, role)] = 1.0
             shown[PREDICTOR_SHARE, names] = shares.get(role, 0.0)
-            shown[PREDICTOR_RESIDENT_BYTES, names] = float(needed_bytes)
+            shown[PREDICTOR_RESIDENT_BYTES, names] = float(resident.needed_bytes)
+            shown[PREDICTOR_COMPUTING, (*names, resident.computing.dtype, resident.computing.code)] = 1.0
         for gauge, labels in self._exposed - shown.keys():
             gauge.remove(*labels)
         for (gauge, labels), value in shown.items():

@@ -9,7 +9,7 @@ from whimbrel.predictors.sources import Source
 
 
 def rows(residents: Residents) -> list[dict[str, Any]]:
-    """Each version at hand, on its way, or failed last: its state, role, share of the requests and digest."""
+    """Each version at hand, on its way, or failed last: its state, role, share of the requests, digest and dtype."""
     found = [
         {
             "version": resident.version,
@@ -19,6 +19,8 @@ def rows(residents: Residents) -> list[dict[str, Any]]:
             "percent": _percent(residents, role),
             "digest": resident.description.digest,
             "memory_bytes": resident.needed_bytes,
+            "dtype": resident.computing.dtype,
+            "code": resident.computing.code,
         }
         for role, resident in residents.roles.items()
     ]
@@ -43,4 +45,6 @@ def _absent(source: Source, state: str, reason: str) -> dict[str, Any]:
         "percent": 0.0,
         "digest": source.digest,
         "memory_bytes": 0,
+        "dtype": None,
+        "code": None,
     }
