@@ -547,26 +547,32 @@ def test_a_trigger_without_its_subscriber_says_so_and_loses_nothing(machine: Mac
     assert trigger["subscriber"] == {"uri": f"http://127.0.0.1:{GATEWAY}/unresolved"}
 
 
-def test_a_sink_binding_gives_a_service_its_sink(machine: Machine) -> None:
+@pytest.mark.parametrize(("api_version", "kind"), [("serving.knative.dev/v1", "Service"), ("apps/v1", "Deployment")])
+def test_a_sink_binding_gives_its_subject_its_sink(machine: Machine, api_version: str, kind: str) -> None:
+    template = {
+        "metadata": {"labels": {"app": "a"}},
+        "spec": {"containers": [{"name": "c", "image": "whimbrel/eventing"}]},
+    }
+    selector = {"selector": {"matchLabels": {"app": "a"}}} if kind == "Deployment" else {}
+    poster = {"apiVersion": api_version, "kind": kind, "metadata": {"name": "poster"}}
     machine.apply(
-        """
-        apiVersion: serving.knative.dev/v1
-        kind: Service
-        metadata: {name: poster}
-        spec: {template: {spec: {containers: [{name: c, image: whimbrel/eventing}]}}}
-        """,
-        """
+        json.dumps(poster | {"spec": {"template": template, **selector}}),
+        f"""
         apiVersion: sources.knative.dev/v1
         kind: SinkBinding
-        metadata: {name: binding}
+        metadata: {{name: binding}}
         spec:
-          sink: {uri: "http://sink"}
-          subject: {apiVersion: serving.knative.dev/v1, kind: Service, name: poster}
+          sink: {{uri: "http://sink"}}
+          subject: {{apiVersion: {api_version}, kind: {kind}, name: poster}}
         """,
     )
     machine.settle()
 
     assert machine.workload("poster").environment["K_SINK"] == "http://sink"
+    if kind == "Deployment":
+        [(pod, _)] = machine.outcome.pods
+        label = names.labels_of(pod)[names.TEMPLATE_HASH_LABEL]
+        assert pod["metadata"]["name"].startswith(f"poster-{label}-")
     assert machine.condition(kinds.SINK_BINDING, "binding") == "True"
 
 

@@ -276,7 +276,7 @@ class _DeploymentSpec(_Value):
 
 class _Subject(_Value):
     api_version: str
-    kind: Literal["Service"]
+    kind: Literal["Service", "Deployment"]
     name: str | None = None
 
 

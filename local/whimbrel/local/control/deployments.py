@@ -38,16 +38,16 @@ class Step:
     end: tuple[str, ...] = ()
 
 
-def template_of(deployment: Object) -> dict[str, Any]:
-    """With the label by which Kubernetes tells the pods of one template from those of another."""
-    template: dict[str, Any] = deployment["spec"]["template"]
+def template_of(deployment: Object, extra_env: Sequence[Mapping[str, str]] = ()) -> dict[str, Any]:
+    """With the label by which Kubernetes tells the pods of one template from those of another.
+
+    `extra_env`: what SinkBindings add to its containers.
+    """
+    template = serving.with_environment(deployment["spec"]["template"], extra_env)
     metadata = template.get("metadata") or {}
-    labels = dict(metadata.get("labels") or {}) | {names.TEMPLATE_HASH_LABEL: hash_of(template)}
+    digest = serving.digest_of(template)[:_HASH_LETTERS]
+    labels = dict(metadata.get("labels") or {}) | {names.TEMPLATE_HASH_LABEL: digest}
     return {**template, "metadata": {**metadata, "labels": labels}}
-
-
-def hash_of(template: Mapping[str, Any]) -> str:
-    return serving.digest_of(template)[:_HASH_LETTERS]
 
 
 def replicas(deployment: Object) -> int:

@@ -8,12 +8,21 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urljoin
 
-from whimbrel.local.api.kinds import BROKER, CONTAINER_SOURCE, INFERENCE_SERVICE, KNATIVE_SERVICE, SINK_BINDING, TRIGGER
+from whimbrel.local.api.kinds import (
+    BROKER,
+    CONTAINER_SOURCE,
+    DEPLOYMENT,
+    INFERENCE_SERVICE,
+    KNATIVE_SERVICE,
+    SINK_BINDING,
+    TRIGGER,
+)
 from whimbrel.local.api.metadata import Object
 from whimbrel.local.control import conditions, names
 from whimbrel.local.control.conditions import Condition
 from whimbrel.local.control.world import World
 
+_BOUND = {"Service": KNATIVE_SERVICE, "Deployment": DEPLOYMENT}
 _ADDRESSABLE = {"Broker": BROKER, "InferenceService": INFERENCE_SERVICE, "Service": KNATIVE_SERVICE}
 
 
@@ -134,32 +143,33 @@ def binding_status(world: World, binding: Object, subjects: int, now: str) -> di
     sink = resolve(world, binding, binding["spec"]["sink"])
     parts = [sink.condition("SinkAvailable", "NotFound")]
     if not subjects:
-        parts.append(Condition("SubjectAvailable", "False", "SubjectMissing", "no such Knative Service"))
+        parts.append(
+            Condition("SubjectAvailable", "False", "SubjectMissing", f"no such {binding['spec']['subject']['kind']}")
+        )
     found = _status(binding, [*parts, conditions.together("Ready", parts)], now)
     return found | ({"sinkUri": sink.uri} if sink.uri else {})
 
 
 def subjects(world: World, binding: Object) -> list[Object]:
-    """The Knative services that a SinkBinding binds, by name or by labels."""
+    """The Knative services or Deployments that a SinkBinding binds, by name or by labels."""
     subject, namespace = binding["spec"]["subject"], binding["metadata"]["namespace"]
-    if subject["kind"] != "Service":
-        return []
+    kind = _BOUND[subject["kind"]]
     if subject.get("name"):
-        found = world.find(KNATIVE_SERVICE, namespace, subject["name"])
+        found = world.find(kind, namespace, subject["name"])
         return [found] if found else []
     wanted = (subject.get("selector") or {}).get("matchLabels") or {}
     return [
         each
-        for each in world.of(KNATIVE_SERVICE)
+        for each in world.of(kind)
         if each["metadata"]["namespace"] == namespace and wanted and wanted.items() <= names.labels_of(each).items()
     ]
 
 
-def bound_environment(world: World, service: Object) -> list[dict[str, str]]:
-    """What the SinkBindings of a Knative service add to its containers."""
+def bound_environment(world: World, subject: Object) -> list[dict[str, str]]:
+    """What the SinkBindings of a Knative service or a Deployment add to its containers."""
     found: list[dict[str, str]] = []
     for binding in world.of(SINK_BINDING):
-        if any(each["metadata"]["uid"] == service["metadata"]["uid"] for each in subjects(world, binding)):
+        if any(each["metadata"]["uid"] == subject["metadata"]["uid"] for each in subjects(world, binding)):
             found += source_environment(world, binding) or []
     return found
 

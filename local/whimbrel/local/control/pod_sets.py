@@ -8,7 +8,7 @@ from typing import Any
 
 from whimbrel.local.api import kinds
 from whimbrel.local.api.metadata import Object
-from whimbrel.local.control import deployments, names, pods, serving, templates
+from whimbrel.local.control import deployments, eventing, names, pods, serving, templates
 from whimbrel.local.control.outcome import Facts, Outcome
 from whimbrel.local.control.pods import Seen
 from whimbrel.local.control.world import World, is_leaving
@@ -42,14 +42,14 @@ class PodSets:
 
     def of_deployment(self, deployment: Object) -> None:
         """One step towards what it says, and its status."""
-        template = deployments.template_of(deployment)
+        template = deployments.template_of(deployment, eventing.bound_environment(self._world, deployment))
         digest = serving.digest_of(template)
         owned = {pod["metadata"]["name"]: pod for pod in self._owned(deployment)}
         leaves = deployment["metadata"]["uid"] in self._facts.ending
         step = deployments.step(deployment, self._read(owned, digest), ending=leaves)
         for name in step.end:
             self._end(deployment, owned.pop(name))
-        prefix = f"{deployment['metadata']['name']}-{deployments.hash_of(template)}"
+        prefix = f"{deployment['metadata']['name']}-{template['metadata']['labels'][names.TEMPLATE_HASH_LABEL]}"
         for made in [self._make(deployment, prefix, template, digest) for _ in range(step.make)]:
             if made is not None:
                 owned[made["metadata"]["name"]] = made
