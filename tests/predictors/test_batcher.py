@@ -205,6 +205,28 @@ async def test_a_batch_that_only_fails_as_a_whole_is_answered_in_parts() -> None
 
 
 @pytest.mark.anyio
+async def test_what_one_version_accepted_is_not_overtaken_by_what_another_accepted_later() -> None:
+    network, answered = RecordingNetwork(), list[int]()
+
+    async def ask(batcher: Batcher, index: int) -> None:
+        answered.extend(firsts(await batcher.infer(null_images(index), 1)))
+
+    with device_threads() as threads:
+        async with (
+            batching(network, limits(batch=1), threads, model_name="m", version="1") as old,
+            batching(network, limits(batch=1), threads, model_name="m", version="2") as new,
+        ):
+            first = await held(old, network)
+            tasks = []
+            for batcher, index in ((old, 1), (old, 2), (old, 3), (new, 4), (new, 5)):
+                tasks.append(asyncio.create_task(ask(batcher, index)))
+                await asyncio.sleep(0)
+            network.gate.set()
+            await asyncio.gather(first, *tasks)
+    assert answered == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.anyio
 async def test_a_device_that_computes_no_more_refuses_everything_at_once() -> None:
     network = RecordingNetwork()
     with device_threads() as threads:

@@ -35,6 +35,7 @@ from whimbrel.predictors.memory import Taken
 from whimbrel.predictors.network import Images, Network, Outputs
 from whimbrel.predictors.pieces import Piece, blamed, pieces_of
 from whimbrel.predictors.tasks.task import joined
+from whimbrel.predictors.turns import Turns
 
 LONGEST_CALL_SECONDS = 120.0
 _NICENESS = 10
@@ -46,7 +47,8 @@ logger = logging.getLogger(__name__)
 class DeviceThreads:
     """One thread to stage batches and one to compute them; all versions of all models share them, batch by batch.
 
-    `aside`: for what loads and unloads versions while others answer. `taken`: the memory of them all.
+    `aside`: for what loads and unloads versions while others answer. `taken`: the memory of them all. `turns`: of the
+    batches on `compute`.
     """
 
     stage: ThreadPoolExecutor
@@ -54,6 +56,7 @@ class DeviceThreads:
     aside: ThreadPoolExecutor
     health: DeviceHealth
     taken: Taken
+    turns: Turns
 
 
 @contextmanager
@@ -63,7 +66,7 @@ def device_threads(longest_call_seconds: float = LONGEST_CALL_SECONDS) -> Iterat
         ThreadPoolExecutor(1, "compute") as compute,
         ThreadPoolExecutor(2, "aside", initializer=_behind_the_others) as aside,
     ):
-        yield DeviceThreads(stage, compute, aside, DeviceHealth(longest_call_seconds), Taken())
+        yield DeviceThreads(stage, compute, aside, DeviceHealth(longest_call_seconds), Taken(), Turns())
 
 
 def _behind_the_others() -> None:
@@ -112,7 +115,7 @@ class Batcher:
                 self._forget(piece)
 
     async def measure(self, images: Images, top_k: int, *, count: bool = True) -> None:
-        """Compute one batch of exactly these images, beside the queue; `count`: its time is one to learn from.
+        """Compute one batch of exactly these images next, before the queue; `count`: its time is one to learn from.
 
         Raises what the network raised, or Unavailable where it is the device that fails.
         """
@@ -124,7 +127,8 @@ class Batcher:
 
     async def _measure(self, images: Images, top_k: int, *, count: bool) -> None:
         staged = await self._run(self._threads.stage, self._network.stage, [images])
-        _, seconds = await self._run(self._threads.compute, self._timed, staged, top_k)
+        async with self._threads.turns.turn(since=0.0):
+            _, seconds = await self._run(self._threads.compute, self._timed, staged, top_k)
         if count:
             self.times.observe(len(images), seconds)
 
@@ -166,17 +170,19 @@ class Batcher:
                 piece.fail(Unavailable("expected a batch, seen the end of batching", retry_after_seconds=5))
 
     async def _run_batches(self) -> None:
-        """The next batch is staged while one computes; beside an idle device, that thread would only be a detour."""
+        """The next batch is staged, and in line for the device, while one computes; beside an idle device, the thread that
+        stages would only be a detour."""
         computing: asyncio.Task[None] | None = None
         while await self._batch_is_due():
             batch = self._take()
             staging = self._staged(batch) if self._threads.health.in_use else None
             if staging is not None:
                 await asyncio.wait([staging])
+            following = asyncio.create_task(self._compute_in_turn(batch, staging))
             if computing is not None:
                 await computing
             self._busy = True
-            computing = asyncio.create_task(self._compute(batch, staging))
+            computing = following
             computing.add_done_callback(self._free)
         if computing is not None:
             await computing
@@ -223,6 +229,10 @@ class Batcher:
             left -= len(piece.images)
             self._queued_images -= len(piece.images)
         return batch
+
+    async def _compute_in_turn(self, batch: Sequence[Piece], staging: Awaitable[Any] | None) -> None:
+        async with self._threads.turns.turn(batch[0].accepted):
+            await self._compute(batch, staging)
 
     async def _compute(self, batch: Sequence[Piece], staging: Awaitable[Any] | None = None) -> None:
         """Answer every piece. A batch that fails is halved until an image that fails is alone with its error."""
