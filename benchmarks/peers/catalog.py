@@ -84,7 +84,7 @@ PEERS = (
     Peer(
         "MLServer",
         "mlserver",
-        ("mlserver>=1.7,<2",),
+        ("mlserver>=1.7,<2", "uvloop<0.22"),  # its workers ask newer ones for an event loop that these do not make
         ("-m", "peers.mlserver_server"),
         v2_grpc,
         "V2 gRPC, raw contents",
