@@ -61,7 +61,7 @@ def test_the_cnn_is_right_on_98_of_100_held_out_digits_and_the_linear_network_on
     cnn = train_digits("cnn", tmp_path / "cnn")
     assert cnn.metrics["held_out_accuracy"] >= 0.98
     assert 0.90 <= linear.metrics["held_out_accuracy"] < cnn.metrics["held_out_accuracy"]
-    assert sum(map(sum, cnn.confusion)) == cnn.metrics["held_out_images"] == 450
+    assert cnn.evaluation.images == cnn.metrics["held_out_images"] == 450
     assert cnn.package.manifest.labels == LABELS
     assert (linear.data_digest, linear.package.manifest.preset) == (cnn.data_digest, cnn.package.manifest.preset)
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 import yaml
 
@@ -15,14 +17,24 @@ from whimbrel.core.package import EXPORTED, WEIGHTS, Package, write_manifest
 from whimbrel.core.package_transfer import fetch
 from whimbrel.core.references import ObjectRef
 from whimbrel.core.registry import get, resolve
+from whimbrel.mlflow.evaluation import Answered, Evaluation, Tally
 from whimbrel.mlflow.register import MLMODEL, Origin, code_commit, register
 from whimbrel.mlflow.registry_view import list_models, list_versions, set_alias, show_version
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
+
+def evaluated(*right: bool) -> Evaluation:
+    tally = Tally(("zero", "one"))
+    for number, each in enumerate(right):
+        answer = (0, 1) if each else (1, 0)
+        tally.add(Answered(f"{number}.png", bytes([number]), 0, answer, (0.9, 0.1), np.zeros((8, 8, 3), np.uint8)))
+    return tally.evaluation()
+
+
 ORIGIN = Origin(
-    metrics={"held_out_accuracy": 0.99125, "held_out_accuracy_one": 1.0},
+    evaluation=evaluated(True, True, True, False),
     parameters={"recipe": "digits/cnn"},
     data_digest="sha256:" + "d" * 64,
     parent="1",
@@ -78,15 +90,43 @@ def test_run_and_tags_say_what_it_is_and_where_it_comes_from(
         "classification",
         "torchvision:resnet18",
     )
-    assert (version.held_out_accuracy, version.parent) == (0.99125, "1")
+    assert (version.held_out_accuracy, version.parent) == (0.75, "1")
     assert (version.data_digest, version.code_commit) == (ORIGIN.data_digest, code_commit(Path.cwd()))
     assert version.run_id is not None
     run = get(tracking_uri, "runs/get", {"run_id": version.run_id})["run"]
     assert run["info"]["status"] == "FINISHED"
-    assert {metric["key"]: metric["value"] for metric in run["data"]["metrics"]} == dict(ORIGIN.metrics)
+    assert ORIGIN.evaluation is not None
+    assert {metric["key"]: metric["value"] for metric in run["data"]["metrics"]} == ORIGIN.evaluation.metrics
     parameters = {parameter["key"]: parameter["value"] for parameter in run["data"]["params"]}
     assert parameters["recipe"] == "digits/cnn"
     assert parameters["input"] == "8x8 stretch"
+    assert json.loads(parameters["preset"])["height"] == 8
+    tags = {tag["key"]: tag["value"] for tag in run["data"]["tags"]}
+    assert tags["mlflow.source.git.commit"] == version.code_commit
+    assert tags["whimbrel.held_out_digest"] == ORIGIN.evaluation.held_out_digest
+    artifacts = get(tracking_uri, "artifacts/list", {"run_id": version.run_id, "path": "evaluation"})["files"]
+    assert {Path(each["path"]).name for each in artifacts} == {
+        "evaluation.json",
+        "confusion_matrix.png",
+        "mistakes.png",
+        "right.png",
+    }
+
+
+def test_a_version_that_is_there_is_evaluated_again(made: Package, name: str, tracking_uri: str, s3: S3Client) -> None:
+    register(made, name, tracking_uri, s3)
+    assert list_versions(tracking_uri, name)[0].held_out_accuracy is None
+    for accuracy, right in ((0.5, (True, False)), (1.0, (True, True))):
+        assert not register(made, name, tracking_uri, s3, origin=Origin(evaluated(*right))).created
+        (version,) = list_versions(tracking_uri, name)
+        assert version.held_out_accuracy == accuracy
+        place = ObjectRef.from_uri(run_artifacts(tracking_uri, version.run_id or ""))
+        content = s3.get_object(Bucket=place.bucket, Key=f"{place.key}/evaluation/evaluation.json")["Body"].read()
+        assert json.loads(content)["metrics"]["held_out_accuracy"] == accuracy
+
+
+def run_artifacts(tracking_uri: str, run_id: str) -> str:
+    return str(get(tracking_uri, "runs/get", {"run_id": run_id})["run"]["info"]["artifact_uri"])
 
 
 @pytest.mark.parametrize(

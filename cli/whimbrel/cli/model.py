@@ -1,4 +1,4 @@
-"""`whimbrel model`: train, import, verify and list the versions of a registered model."""
+"""`whimbrel model`: train, import, register, verify and list the versions of a registered model."""
 
 from __future__ import annotations
 
@@ -21,11 +21,10 @@ from whimbrel.core.errors import InputRefused, NotFound
 from whimbrel.core.package import Package, Preset, verify
 from whimbrel.core.tensors import CLASSIFICATION
 from whimbrel.mlflow import registry_view
+from whimbrel.mlflow.registry_view import CHAMPION
 
 if TYPE_CHECKING:
     from whimbrel.mlflow.register import Origin, RegisteredVersion
-
-CHAMPION = "champion"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +41,13 @@ class Described:
 app = typer.Typer(no_args_is_help=True, help="Train, import, check, compile and list model versions.")
 app.command(name="compile")(compile_command)
 
+HeldOut = Annotated[
+    str | None,
+    typer.Option(help="evaluate on these pictures: a folder with one folder a label, or JSON lines (file or s3://...)"),
+]
+Parent = Annotated[str | None, typer.Option(help="version that it is to follow; default: the champion")]
+Alias = Annotated[str | None, typer.Option(help="point this alias at the version")]
+
 
 @app.command()
 def train(
@@ -56,20 +62,16 @@ def train(
     if recipe != "digits":
         raise InputRefused(f"expected the recipe digits, seen {recipe!r}")
     connection = connect(state)
-    if if_absent and _has_champion(connection.tracking_uri(), recipe):
+    if if_absent and _champion(connection.tracking_uri(), recipe):
         return
     from whimbrel.mlflow.recipes.digits import train_digits
-    from whimbrel.mlflow.register import Origin
 
     parent: str | None = None
     with tempfile.TemporaryDirectory() as folder:
         for kind in ("linear", "cnn"):
             trained = train_digits(kind, Path(folder) / kind)
-            origin = Origin(
-                metrics=trained.metrics, parameters=trained.parameters, data_digest=trained.data_digest, parent=parent
-            )
             alias = CHAMPION if kind == "cnn" else None
-            version = _register(trained.package, recipe, state, origin, alias)
+            version = _register(trained.package, recipe, state, trained.origin(parent=parent), alias)
             attest_agreement(trained.package, version, connection.tracking_uri())
             parent = version.version
             accuracy = trained.metrics["held_out_accuracy"]
@@ -78,7 +80,7 @@ def train(
 
 @app.command(name="import")
 def import_command(
-    source: Annotated[str, typer.Argument(help="torchvision:NAME, FILE.pt2 or the folder of a model package")],
+    source: Annotated[str, typer.Argument(help="torchvision:NAME or FILE.pt2")],
     name: Annotated[str, typer.Option(help="registered model to add a version to")],
     weights: Annotated[
         str, typer.Option(help="of torchvision:NAME: DEFAULT, an enum's member, FILE.safetensors, or none (random)")
@@ -91,7 +93,9 @@ def import_command(
         Path | None,
         typer.Option(help="folder with at least 200 images, on which a lower precision has to agree with float32"),
     ] = None,
-    alias: Annotated[str | None, typer.Option(help="point this alias at the version")] = None,
+    held_out: HeldOut = None,
+    parent: Parent = None,
+    alias: Alias = None,
     state: State = DEFAULT_STATE,
 ) -> None:
     """Make a model package and register it as a new version. The same package again is the version it was.
@@ -102,9 +106,24 @@ def import_command(
         named, points = (None if file is None else _lines(file) for file in (labels, keypoints))
         given = Described(named, points, _size(size), task, calibration)
         package = _package(source, Path(folder) / "package", weights, given)
-        version = _register(package, name, state, None, alias)
-        attest_agreement(package, version, connect(state).tracking_uri())
-        say(_line(version))
+        _register_evaluated(package, name, state, held_out, parent, alias)
+
+
+@app.command(name="register")
+def register_command(
+    folder: Annotated[Path, typer.Argument(help="a model package")],
+    name: Annotated[str, typer.Option(help="registered model to add a version to")],
+    held_out: HeldOut = None,
+    parent: Parent = None,
+    alias: Alias = None,
+    state: State = DEFAULT_STATE,
+) -> None:
+    """Register a model package as a new version. The same package again is the version it was.
+
+    With --held-out its figures, the confusion matrix and the surest mistakes are in the version's run; give it for a
+    version that is there to evaluate it again.
+    """
+    _register_evaluated(_verified(folder, None), name, state, held_out, parent, alias)
 
 
 @app.command(name="verify")
@@ -213,9 +232,9 @@ def _package(source: str, folder: Path, weights: str, given: Described) -> Packa
         return packages.import_exported(
             Path(source), folder, labels=labels, preset=preset, task=given.task, calibrate=calibrate
         )
-    if calibrate is not None:
-        raise InputRefused(f"expected no --calibration for the finished package {source}, whose digest it would change")
-    return _verified(Path(source), None)
+    raise InputRefused(
+        f"expected torchvision:NAME or FILE.pt2, seen {source!r}; a package is registered by 'whimbrel model register'"
+    )
 
 
 def _verified(folder: Path, digest: str | None) -> Package:
@@ -225,6 +244,23 @@ def _verified(folder: Path, digest: str | None) -> Package:
     return package
 
 
+def _register_evaluated(
+    package: Package, name: str, state: Path, held_out: str | None, parent: str | None, alias: str | None
+) -> None:
+    from whimbrel.cli.held_out import evaluate, labelled_pictures
+    from whimbrel.mlflow.register import Origin
+
+    connection = connect(state)
+    evaluation = None if held_out is None else evaluate(package, labelled_pictures(held_out, connection))
+    follows = parent or _champion(connection.tracking_uri(), name)
+    version = _register(package, name, state, Origin(evaluation, parent=follows), alias)
+    attest_agreement(package, version, connection.tracking_uri())
+    said = (
+        "" if evaluation is None else f"  accuracy {evaluation.accuracy:.4f} on {evaluation.images} held-out pictures"
+    )
+    say(f"{_line(version)}{said}")
+
+
 def _register(package: Package, name: str, state: Path, origin: Origin | None, alias: str | None) -> RegisteredVersion:
     from whimbrel.mlflow.register import register
 
@@ -232,11 +268,11 @@ def _register(package: Package, name: str, state: Path, origin: Origin | None, a
     return register(package, name, connection.tracking_uri(), connection.s3(), origin=origin, alias=alias)
 
 
-def _has_champion(tracking_uri: str, name: str) -> bool:
+def _champion(tracking_uri: str, name: str) -> str | None:
     try:
-        return any(CHAMPION in version.aliases for version in registry_view.list_versions(tracking_uri, name))
+        return registry_view.list_aliases(tracking_uri, name).get(CHAMPION)
     except NotFound:
-        return False
+        return None
 
 
 def _size(text: str | None) -> tuple[int, int] | None:

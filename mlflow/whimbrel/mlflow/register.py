@@ -1,11 +1,13 @@
 """Registers a model package as a version of a registered model: checked, measured, traceable, and once.
 
-What lies in the store under the version's URI is the package, byte for byte, with MLflow's own `MLmodel` beside it.
+What lies in the store under the version's URI is the package, byte for byte, with MLflow's own `MLmodel` beside it. The
+run that the version names has its figures on held-out pictures, the confusion matrix and the pictures worth a look.
 The version appears last and with its digest, so a registration that is killed half-way leaves no version behind.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -16,15 +18,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import unquote, urlsplit
 
 from whimbrel.core import pt2, registry
-from whimbrel.core.errors import InputRefused, PackageRefused, Unavailable
-from whimbrel.core.package import EXPORTED_ARCHITECTURE, MANIFEST, Package, verify
+from whimbrel.core.errors import InputRefused, Unavailable
+from whimbrel.core.package import EXPORTED_ARCHITECTURE, MANIFEST, Package, canonical_json, verify
 from whimbrel.core.package_transfer import upload
-from whimbrel.core.references import ObjectRef
 from whimbrel.core.registry import DIGEST_TAG, location_of
 from whimbrel.core.tensors import IMAGES, OUTPUTS_OF_TASK
+from whimbrel.mlflow.artifacts import folder_of, put_files
+from whimbrel.mlflow.evaluation import Evaluation
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -34,19 +36,22 @@ ARCHITECTURE_TAG: Final = "whimbrel.architecture"
 ACCURACY_TAG: Final = "whimbrel.held_out_accuracy"
 CODE_TAG: Final = "whimbrel.code_commit"
 DATA_TAG: Final = "whimbrel.data_digest"
+HELD_OUT_TAG: Final = "whimbrel.held_out_digest"
 PARENT_TAG: Final = "whimbrel.parent_version"
 
 _DTYPES: Final = {"INT64": "int64", "FP32": "float32", "BYTES": "str"}  # V2's datatype: numpy's
 
 MLMODEL: Final = "MLmodel"
-ACCURACY: Final = "held_out_accuracy"
+MODEL_TRAINING: Final = {"mlflow.experimentKind": "custom_model_development"}  # which of its pages MLflow shows
+SOURCE_COMMIT: Final = "mlflow.source.git.commit"  # MLflow's own, which its page shows
+EVALUATION: Final = "evaluation"  # the folder of a run that its files are in
 
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a package comes from. `metrics` are of pictures that were held out when it was made."""
+    """Where a package comes from. `evaluation` is on pictures that were held out when it was made."""
 
-    metrics: Mapping[str, float] = field(default_factory=dict)
+    evaluation: Evaluation | None = None
     parameters: Mapping[str, str] = field(default_factory=dict)
     data_digest: str | None = None
     parent: str | None = None
@@ -74,7 +79,8 @@ def register(
 ) -> RegisteredVersion:
     """The version of the registered model `name` that is `package`, made when there is none; `alias` points at it.
 
-    `client` reaches the store that the registry keeps its artifacts in; None suffices for a folder. Raises
+    Of a version that is there already, the evaluation is replaced by the one of `origin`, and nothing else. `client`
+    reaches the store that the registry keeps its artifacts in; None suffices for a folder. Raises
     PackageRefused (the package, or a registry whose artifacts nothing else can read), NotFound and Unavailable.
     """
     checked = verify(package.folder, package.digest)
@@ -88,6 +94,8 @@ def register(
     if version is None:
         raise Unavailable(f"expected version {checked.digest} of {name!r} at {tracking_uri}, seen none after making it")
     location = location_of(version, tracking_uri)
+    if not created and origin is not None and origin.evaluation is not None:
+        _evaluate_again(version, name, tracking_uri, client, origin.evaluation)
     if alias is not None:
         registry.post(
             tracking_uri, "registered-models/alias", {"name": name, "alias": alias, "version": location.version}
@@ -115,24 +123,60 @@ def _version_with(digest: str, name: str, tracking_uri: str) -> dict[str, Any] |
 
 
 def _create(package: Package, name: str, tracking_uri: str, client: S3Client | None, origin: Origin) -> None:
+    tags = _tags(package, origin)
     with _mlflow_errors(name, tracking_uri):
         mlflow_client = _mlflow_client(tracking_uri)
-        run_id, model = _logged_model(mlflow_client, package, name, origin)
+        run, model = _logged_model(mlflow_client, package, name, origin, tags)
+        run_id = run.info.run_id
         with tempfile.TemporaryDirectory() as folder:
             mlmodel = Path(folder) / MLMODEL
             _mlmodel(package, model, run_id).save(str(mlmodel))
-            _store(package, model.artifact_location, mlmodel, client)
+            _store(package, model.artifact_location, mlmodel.read_bytes(), client)
+        if origin.evaluation is not None:
+            _log_evaluation(mlflow_client, run, model.model_id, origin.evaluation, client)
         mlflow_client.finalize_logged_model(model.model_id, "READY")
         _ensure_registered_model(mlflow_client, name)
         mlflow_client.create_model_version(
-            name,
-            f"models:/{model.model_id}",
-            run_id,
-            tags=_tags(package, origin),
-            model_id=model.model_id,
-            await_creation_for=None,
+            name, f"models:/{model.model_id}", run_id, tags=tags, model_id=model.model_id, await_creation_for=None
         )
         mlflow_client.set_terminated(run_id)
+
+
+def _evaluate_again(
+    version: Mapping[str, Any], name: str, tracking_uri: str, client: S3Client | None, evaluation: Evaluation
+) -> None:
+    with _mlflow_errors(name, tracking_uri):
+        mlflow_client = _mlflow_client(tracking_uri)
+        run = mlflow_client.get_run(version["run_id"])
+        _log_evaluation(mlflow_client, run, version.get("model_id"), evaluation, client)
+        for key, value in _evaluation_tags(evaluation).items():
+            mlflow_client.set_model_version_tag(name, version["version"], key, value)
+
+
+def _log_evaluation(
+    mlflow_client: Any, run: Any, model_id: str | None, evaluation: Evaluation, client: S3Client | None
+) -> None:
+    """The files before the figures: where there are figures there is what they are about."""
+    from mlflow.entities import Metric
+
+    files = {f"{EVALUATION}/{file}": content for file, content in evaluation_files(evaluation).items()}
+    put_files(run.info.artifact_uri, files, client)
+    now = int(time.time() * 1000)
+    metrics = [Metric(key, value, now, 0, model_id=model_id) for key, value in evaluation.metrics.items()]
+    mlflow_client.log_batch(run.info.run_id, metrics=metrics)
+
+
+def evaluation_files(evaluation: Evaluation) -> dict[str, bytes]:
+    """By name: evaluation.json, and as pictures the confusion matrix, the surest mistakes and some that are right."""
+    from whimbrel.mlflow.evaluation_pictures import confusion_png, sheet_png
+
+    files = {
+        "evaluation.json": json.dumps(evaluation.document, indent=1, ensure_ascii=False).encode(),
+        "confusion_matrix.png": confusion_png(evaluation),
+        "mistakes.png": sheet_png(evaluation, evaluation.mistakes),
+        "right.png": sheet_png(evaluation, evaluation.right),
+    }
+    return {name: content for name, content in files.items() if content is not None}
 
 
 def _mlflow_client(tracking_uri: str) -> Any:
@@ -143,29 +187,32 @@ def _mlflow_client(tracking_uri: str) -> Any:
     return MlflowClient(tracking_uri, tracking_uri)
 
 
-def _logged_model(mlflow_client: Any, package: Package, name: str, origin: Origin) -> tuple[str, Any]:
-    """A run with parameters and metrics, and the model that it gave, still without files."""
-    from mlflow.entities import Metric, Param
+def _logged_model(
+    mlflow_client: Any, package: Package, name: str, origin: Origin, tags: Mapping[str, str]
+) -> tuple[Any, Any]:
+    """A run with parameters and tags, and the model that it gave, still without files."""
+    from mlflow.entities import LoggedModelOutput, Param
 
     experiment = mlflow_client.get_experiment_by_name(name)
-    experiment_id = experiment.experiment_id if experiment else mlflow_client.create_experiment(name)
-    run_id = mlflow_client.create_run(experiment_id).info.run_id
+    experiment_id = (
+        experiment.experiment_id if experiment else mlflow_client.create_experiment(name, tags=MODEL_TRAINING)
+    )
+    commit = {SOURCE_COMMIT: tags[CODE_TAG]} if CODE_TAG in tags else {}
+    called = origin.parameters.get("recipe", package.manifest.architecture)
+    run = mlflow_client.create_run(experiment_id, tags={**tags, **commit}, run_name=called)
     parameters = _parameters(package, origin)
     model = mlflow_client.create_logged_model(
         experiment_id,
         name=name,
-        source_run_id=run_id,
+        source_run_id=run.info.run_id,
         tags={DIGEST_TAG: package.digest},
         params=parameters,
         model_type=package.manifest.task,
     )
-    now = int(time.time() * 1000)
-    mlflow_client.log_batch(
-        run_id,
-        metrics=[Metric(key, value, now, 0, model_id=model.model_id) for key, value in origin.metrics.items()],
-        params=[Param(key, value) for key, value in parameters.items()],
-    )
-    return run_id, model
+    params = [Param(key, value) for key, value in parameters.items()]
+    mlflow_client.log_batch(run.info.run_id, params=params)
+    mlflow_client.log_outputs(run.info.run_id, [LoggedModelOutput(model.model_id, step=0)])
+    return run, model
 
 
 def _parameters(package: Package, origin: Origin) -> dict[str, str]:
@@ -176,23 +223,27 @@ def _parameters(package: Package, origin: Origin) -> dict[str, str]:
         "labels": str(len(manifest.labels)),
         **({"keypoints": str(len(manifest.keypoints))} if manifest.keypoints else {}),
         "input": f"{manifest.preset.height}x{manifest.preset.width} {manifest.preset.resize}",
+        "preset": canonical_json(manifest.preset.model_dump(mode="json", exclude_none=True)).decode(),
         "torch_version": manifest.torch_version or "unknown",
         **origin.parameters,
     }
 
 
 def _tags(package: Package, origin: Origin) -> dict[str, str]:
-    accuracy = origin.metrics.get(ACCURACY)
     tags = {
         DIGEST_TAG: package.digest,
         TASK_TAG: package.manifest.task,
         ARCHITECTURE_TAG: package.manifest.architecture,
-        ACCURACY_TAG: None if accuracy is None else f"{accuracy:.6g}",
         CODE_TAG: code_commit(Path.cwd()),
         DATA_TAG: origin.data_digest,
         PARENT_TAG: origin.parent,
     }
-    return {key: value for key, value in tags.items() if value is not None}
+    found = {key: value for key, value in tags.items() if value is not None}
+    return found | ({} if origin.evaluation is None else _evaluation_tags(origin.evaluation))
+
+
+def _evaluation_tags(evaluation: Evaluation) -> dict[str, str]:
+    return {ACCURACY_TAG: f"{evaluation.accuracy:.6g}", HELD_OUT_TAG: evaluation.held_out_digest}
 
 
 def _mlmodel(package: Package, model: Any, run_id: str) -> Any:
@@ -217,24 +268,16 @@ def _mlmodel(package: Package, model: Any, run_id: str) -> Any:
     )
 
 
-def _store(package: Package, uri: str, mlmodel: Path, client: S3Client | None) -> None:
+def _store(package: Package, uri: str, mlmodel: bytes, client: S3Client | None) -> None:
     """The package's files and MLmodel below `uri`."""
-    parts = urlsplit(uri)
-    if parts.scheme == "s3" and client is not None:
-        target = ObjectRef.from_uri(uri)
-        upload(package.folder, uri, client)
-        client.put_object(Bucket=target.bucket, Key=f"{target.key.rstrip('/')}/{MLMODEL}", Body=mlmodel.read_bytes())
-    elif parts.scheme in ("", "file"):
-        folder = Path(unquote(parts.path))
+    folder = folder_of(uri)
+    if folder is not None:
         for name in [*package.manifest.files, MANIFEST]:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(package.folder / name, folder / name)
-        shutil.copyfile(mlmodel, folder / MLMODEL)
-    else:
-        raise PackageRefused(
-            f"expected a registry that keeps its artifacts at s3:// or file://, seen {uri!r}; run it with "
-            "'--default-artifact-root s3://BUCKET/PREFIX --no-serve-artifacts'"
-        )
+    elif client is not None:
+        upload(package.folder, uri, client)
+    put_files(uri, {MLMODEL: mlmodel}, client)
 
 
 def _ensure_registered_model(mlflow_client: Any, name: str) -> None:

@@ -11,6 +11,8 @@ from whimbrel.core.errors import NotFound
 from whimbrel.core.registry import DIGEST_TAG, ModelLocation, get, location_of, post, tags_of
 from whimbrel.mlflow.register import ACCURACY_TAG, ARCHITECTURE_TAG, CODE_TAG, DATA_TAG, PARENT_TAG, TASK_TAG
 
+CHAMPION: Final = "champion"  # the version that has the traffic
+CHALLENGER: Final = "challenger"  # the version that is to have it
 MAX_PAGES: Final = 100
 PAGE: Final = 200
 
@@ -45,6 +47,12 @@ def list_versions(tracking_uri: str, name: str) -> list[ModelVersion]:
     found = _pages(tracking_uri, "model-versions/search", {"filter": f"name='{name}'"})
     versions = [_version(version, aliases) for version in found]
     return sorted(versions, key=lambda version: int(version.version), reverse=True)
+
+
+def list_aliases(tracking_uri: str, name: str) -> dict[str, str]:
+    """Alias to version number. Raises NotFound for a model that is not there."""
+    model = get(tracking_uri, "registered-models/get", {"name": name})["registered_model"]
+    return {alias: version for version, aliases in _aliases(model).items() for alias in aliases}
 
 
 def show_version(tracking_uri: str, name: str, selector: str) -> tuple[ModelVersion, ModelLocation]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from whimbrel.core import calibration
 from whimbrel.core.package import EXPORTED, EXPORTED_ARCHITECTURE, Package, Preset, verify, write_manifest
+from whimbrel.mlflow.evaluation import Answered, Evaluation, Tally
 from whimbrel.mlflow.exported import save_classifier
 from whimbrel.mlflow.recipes.digits_data import LABELS, SIDE, DigitPicture, Part, calibration_images, held_out, split
 from whimbrel.mlflow.register import Origin
@@ -24,17 +26,20 @@ __all__ = ["DigitPicture", "TrainedPackage", "held_out", "train_digits"]
 
 @dataclass(frozen=True)
 class TrainedPackage:
-    """`metrics` and `confusion` (truth by row, answer by column) are of the held-out pictures."""
+    """`evaluation` is on the held-out pictures."""
 
     package: Package
-    metrics: dict[str, float]
-    confusion: tuple[tuple[int, ...], ...]
+    evaluation: Evaluation
     data_digest: str
     parameters: dict[str, str]
 
+    @property
+    def metrics(self) -> dict[str, float]:
+        return self.evaluation.metrics
+
     def origin(self, *, parent: str | None = None) -> Origin:
         """What the registry is told about it. `parent` is the version that it is to follow."""
-        return Origin(self.metrics, self.parameters, self.data_digest, parent)
+        return Origin(self.evaluation, self.parameters, self.data_digest, parent)
 
 
 def train_digits(kind: Kind, folder: Path, *, seed: int = 0) -> TrainedPackage:
@@ -63,9 +68,8 @@ def train_digits(kind: Kind, folder: Path, *, seed: int = 0) -> TrainedPackage:
             [EXPORTED, calibration.write(calibration_images(parts), preset, staging)],
         )
     package = verify(folder, None)
-    confusion = _confusion(package, parts.held_out)
     parameters = {"recipe": f"digits/{kind}", "seed": str(seed)}
-    return TrainedPackage(package, _metrics(confusion), confusion, parts.digest, parameters)
+    return TrainedPackage(package, _evaluation(package, parts.held_out), parts.digest, parameters)
 
 
 def _preset(train: Part) -> Preset:
@@ -85,28 +89,23 @@ def _normalised(part: Part, preset: Preset) -> Images:
     return Images(images, torch.from_numpy(part.labels), black=-preset.mean[0] / preset.std[0])
 
 
-def _confusion(package: Package, part: Part) -> tuple[tuple[int, ...], ...]:
-    answers = _answers(package, part)
-    counts = [[0] * len(LABELS) for _ in LABELS]
-    for truth, answer in zip(part.labels.tolist(), answers.tolist(), strict=True):
-        counts[truth][answer] += 1
-    return tuple(tuple(row) for row in counts)
+def _evaluation(package: Package, part: Part) -> Evaluation:
+    import numpy as np
+
+    tally = Tally(LABELS)
+    scores, indices = (found.tolist() for found in _scores(package, part).topk(tally.top_k))
+    for place, (pixels, truth) in enumerate(zip(part.images, part.labels.tolist(), strict=True)):
+        rgb = np.repeat(pixels[:, :, None], 3, axis=2)
+        content = hashlib.sha256(pixels.tobytes()).digest()
+        tally.add(Answered(f"{part.indices[place]:04d}", content, truth, indices[place], scores[place], rgb))
+    return tally.evaluation()
 
 
-def _answers(package: Package, part: Part) -> Tensor:
+def _scores(package: Package, part: Part) -> Tensor:
+    """(N, 10), each row's sum is 1."""
     import torch
 
     program: Any = torch.export.load(package.weights)
     with torch.no_grad():
-        scores: torch.Tensor = program.module()(_normalised(part, package.manifest.preset).images)
-    return scores.argmax(1)
-
-
-def _metrics(confusion: tuple[tuple[int, ...], ...]) -> dict[str, float]:
-    images = sum(map(sum, confusion))
-    by_label = {
-        f"held_out_accuracy_{label}": row[index] / sum(row)
-        for index, (label, row) in enumerate(zip(LABELS, confusion, strict=True))
-    }
-    right = sum(row[index] for index, row in enumerate(confusion))
-    return {"held_out_accuracy": right / images, "held_out_images": float(images), **by_label}
+        logits: torch.Tensor = program.module()(_normalised(part, package.manifest.preset).images)
+    return logits.softmax(1)
