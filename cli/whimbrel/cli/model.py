@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from whimbrel.cli import webhook
 from whimbrel.cli.calibration_images import calibration_images
 from whimbrel.cli.connection import connect
 from whimbrel.cli.console import Output, add_rows, out, print_json, say, table
@@ -40,6 +41,7 @@ class Described:
 
 app = typer.Typer(no_args_is_help=True, help="Train, import, check, compile and list model versions.")
 app.command(name="compile")(compile_command)
+app.add_typer(webhook.app, name="webhook")
 
 HeldOut = Annotated[
     str | None,

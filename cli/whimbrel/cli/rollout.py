@@ -18,6 +18,7 @@ from whimbrel.cli.options import DEFAULT_STATE, RESULTS, OutputFormat, ResultsBu
 from whimbrel.core.errors import InputRefused, NotFound
 from whimbrel.core.settings import load
 from whimbrel.kube.kinds import MODEL_ROLLOUT
+from whimbrel.mlflow.registry_view import CHALLENGER, CHAMPION
 
 if TYPE_CHECKING:
     from whimbrel.core.model_pointer import PointedVersion
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from whimbrel.mlflow.rollout.policy import Policy
     from whimbrel.mlflow.rollout.resource import ModelRollout, Spec
 
-CHALLENGER, CHAMPION = "challenger", "champion"
 _POLL_SECONDS = 1.0
 
 app = typer.Typer(no_args_is_help=True, help="Roll out a model version: judged before and during, back by itself.")
@@ -63,14 +63,14 @@ def start(
     the version was promoted, with 1 when it was rolled back.
     """
     from whimbrel.mlflow.rollout.known_objects import dump_known_objects
-    from whimbrel.mlflow.rollout.resource import Spec, new
+    from whimbrel.mlflow.rollout.resource import Spec, new, rollout_name
 
     registered, _, selector = model.replace("/", "@").partition("@")
     connection = connect(state)
     candidate = _version(connection, registered, selector or CHALLENGER)
     objects = _known_objects(connection, known, results_bucket)
     prefix = (evidence or f"s3://models/{registered}/rollouts").rstrip("/")
-    called = name or f"{registered}-{candidate.version}".lower()
+    called = name or rollout_name(registered, candidate.version)
     content = dump_known_objects(objects)
     kept = (
         known if known and known.startswith("s3://") else f"{prefix}/known/{hashlib.sha256(content).hexdigest()}.jsonl"
@@ -180,6 +180,14 @@ for _command, _says, _change_of in (
 
 @app.command(name="run")
 def run_command(
+    templates: Annotated[
+        Path | None, typer.Option(help="YAML file: what a moved challenger starts, by model; absent: nothing")
+    ] = None,
+    webhook_port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="listen for the registry's webhooks; absent: the poll alone")
+    ] = None,
+    webhook_secret_file: Annotated[Path | None, typer.Option(help="file with the secret that signs them")] = None,
+    alias_poll_seconds: Annotated[float, typer.Option(min=0.05, max=3600, help="between two looks at aliases")] = 15.0,
     poll_seconds: Annotated[float, typer.Option(min=0.05, max=300, help="between two rounds")] = 2.0,
     in_cluster: Annotated[bool, typer.Option("--in-cluster", help="reach services by their inner addresses")] = False,
     namespace: Namespace = None,
@@ -187,16 +195,25 @@ def run_command(
     context: Context = None,
     state: State = DEFAULT_STATE,
 ) -> None:
-    """Carry out the rollouts of a namespace until stopped: the controller."""
+    """Carry out the rollouts of a namespace until stopped: the controller.
+
+    With --templates it also starts the rollout of a version that the alias challenger is moved to: found within
+    --alias-poll-seconds, or at once where a webhook says so.
+    """
     from whimbrel.core import logs
     from whimbrel.mlflow.rollout.controller import RolloutSettings, control
 
     connection = connect(state)
-    arguments = [
-        f"--poll-seconds={poll_seconds}",
-        f"--in-cluster={in_cluster}",
-        f"--mlflow-tracking-uri={connection.tracking_uri()}",
-    ]
+    given = {
+        "rollout-templates": templates,
+        "webhook-port": webhook_port,
+        "webhook-secret-file": webhook_secret_file,
+        "alias-poll-seconds": alias_poll_seconds,
+        "poll-seconds": poll_seconds,
+        "in-cluster": in_cluster,
+        "mlflow-tracking-uri": connection.tracking_uri(),
+    }
+    arguments = [f"--{name}={value}" for name, value in given.items() if value is not None]
     settings = load(RolloutSettings, arguments, program="whimbrel rollout run")
     logs.configure("rollouts", settings.log_level)
 
@@ -283,19 +300,9 @@ def _version(connection: Connection, model: str, selector: str) -> PointedVersio
 
 
 def _policy(path: Path | None, *, truth_known: bool) -> Policy:
-    """Raises InputRefused for a gate on accuracy where no object's truth is known: it would decide nothing."""
-    from whimbrel.mlflow.rollout.policy import judged_without_truth, parse_policy, wants_truth
+    from whimbrel.mlflow.rollout.policy import policy_for
 
-    document = {} if path is None else _yaml(path)
-    if not truth_known:
-        document = judged_without_truth(document)
-    policy = parse_policy(document, str(path or "policy"))
-    if not truth_known and wants_truth(policy):
-        raise InputRefused(
-            f"{path}: expected no gate on accuracy where no known object has a label; put it on agreement, or give "
-            "labels with --known"
-        )
-    return policy
+    return policy_for({} if path is None else _yaml(path), str(path or "policy"), truth_known=truth_known)
 
 
 def _yaml(path: Path) -> Any:

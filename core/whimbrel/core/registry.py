@@ -107,6 +107,16 @@ def post(tracking_uri: str, path: str, document: Mapping[str, Any]) -> dict[str,
     return _call(tracking_uri, "POST", path, json=dict(document))
 
 
+def patch(tracking_uri: str, path: str, document: Mapping[str, Any]) -> dict[str, Any]:
+    """PATCH `path` below the registry's API with `document`. Raises as `get` does."""
+    return _call(tracking_uri, "PATCH", path, json=dict(document))
+
+
+def delete(tracking_uri: str, path: str) -> dict[str, Any]:
+    """DELETE `path` below the registry's API. Raises as `get` does."""
+    return _call(tracking_uri, "DELETE", path)
+
+
 def _call(tracking_uri: str, method: str, path: str, **request: Any) -> dict[str, Any]:
     url = f"{tracking_uri.rstrip('/')}{_API}/{path}"
     timeout = httpx.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS)
@@ -150,7 +160,7 @@ def _error(
     tracking_uri: str, path: str, request: Mapping[str, Any], status: int, document: Mapping[str, Any]
 ) -> WhimbrelError:
     asked = request.get("params") or request.get("json") or {}
-    what = ", ".join(f"{key} {value!r}" for key, value in asked.items())
+    what = ", ".join(f"{key} {value!r}" for key, value in asked.items() if key != "secret")
     message = str(document.get("message", ""))[:300]
     missing = document.get("error_code") == "RESOURCE_DOES_NOT_EXIST" or (status == 400 and _MISSING.search(message))
     if missing:

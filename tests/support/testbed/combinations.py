@@ -43,6 +43,7 @@ COMBINATIONS = [
     _overlay("knative-cpu", "prometheus"),
     _overlay("knative-cpu", "pictures", "images"),
     _overlay("knative-cpu", "rollout-controller", "images"),
+    _overlay("knative-cpu", "rollout-controller", "rollout-challengers", "rollout-webhook", "images"),
     _overlay("knative-gpu", "grpc", "kafka-broker", "storage-container", "prometheus"),
     _overlay("knative-gpu", "gpu-nodes", features=_GPU_NODES),
     _overlay("standard", "kafka-broker", "storage-container", "prometheus"),

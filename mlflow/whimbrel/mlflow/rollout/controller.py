@@ -10,10 +10,11 @@ import asyncio
 import contextlib
 import logging
 import signal
+from collections.abc import Coroutine, Iterable
 from collections.abc import Set as AbstractSet
 from datetime import UTC, datetime
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import httpx
@@ -24,15 +25,16 @@ from whimbrel.core.logs import log_fields
 from whimbrel.core.model_pointer import PointerStore
 from whimbrel.core.references import ObjectRef
 from whimbrel.core.s3 import s3_client
-from whimbrel.core.settings import S3Settings
 from whimbrel.kube.answers import Conflict
 from whimbrel.kube.client import Client, Object
 from whimbrel.kube.inference import read_status
 from whimbrel.kube.kinds import INFERENCE_SERVICE, MODEL_ROLLOUT
 from whimbrel.mlflow import registry_view
+from whimbrel.mlflow.rollout import challengers
 from whimbrel.mlflow.rollout.comparing import Comparing, Place
 from whimbrel.mlflow.rollout.evidence_store import EvidenceStore
 from whimbrel.mlflow.rollout.in_place import InPlace
+from whimbrel.mlflow.rollout.intent_settings import IntentSettings
 from whimbrel.mlflow.rollout.known_objects import read_known_objects
 from whimbrel.mlflow.rollout.reconcile import LEAVING, Seen, next_status, wanted
 from whimbrel.mlflow.rollout.resource import ENDS, ModelRollout, Spec, Status, parse, status_document
@@ -43,24 +45,25 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-CHAMPION: Final = "champion"
 
-
-class RolloutSettings(S3Settings):
+class RolloutSettings(IntentSettings):
     """`whimbrel rollout run`."""
 
     namespace: str = Field(default="default", description="whose ModelRollouts are carried out")
-    mlflow_tracking_uri: str | None = Field(default=None, description="registry whose aliases follow the outcome")
     poll_seconds: float = Field(default=2.0, gt=0, le=300, description="between two rounds")
     in_cluster: bool = Field(default=False, description="reach services by their addresses inside the cluster")
 
 
 async def control(cluster: Client, settings: RolloutSettings) -> None:
-    """Carry out rollouts until SIGTERM or SIGINT."""
+    """Carry out rollouts, and start those that the registry asks for, until SIGTERM or SIGINT.
+
+    Raises SettingsError for what is wrong with the settings of webhooks and templates."""
     stop = asyncio.Event()
+    s3 = s3_client(settings)
+    parts = (*challengers.follow(cluster, s3, settings, settings.namespace), Controller(cluster, s3, settings).run())
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    running = asyncio.create_task(Controller(cluster, s3_client(settings), settings).run())
+    running = asyncio.create_task(_together(parts))
     stopped = asyncio.create_task(stop.wait())
     await asyncio.wait([running, stopped], return_when=asyncio.FIRST_COMPLETED)
     stopped.cancel()
@@ -69,6 +72,12 @@ async def control(cluster: Client, settings: RolloutSettings) -> None:
     running.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await running
+
+
+async def _together(parts: Iterable[Coroutine[None, None, None]]) -> None:
+    async with asyncio.TaskGroup() as group:
+        for part in parts:
+            group.create_task(part)
 
 
 class Controller:
@@ -200,7 +209,7 @@ class Controller:
         """Before the end is written, so that a kill between the two does it again."""
         uri = self._settings.mlflow_tracking_uri
         if uri is not None:
-            await asyncio.to_thread(registry_view.set_alias, uri, spec.model, CHAMPION, serving)
+            await asyncio.to_thread(registry_view.set_alias, uri, spec.model, registry_view.CHAMPION, serving)
 
     async def _forget(self, alive: AbstractSet[str]) -> None:
         for uid in self._works.keys() - alive:

@@ -130,6 +130,18 @@ def judged_without_truth(document: Any) -> Any:
     return {"gates": _swapped(Policy().gates, agreeing)} | document | {"backtest": backtest}
 
 
+def policy_for(document: Any, origin: str, *, truth_known: bool) -> Policy:
+    """Of known objects with labels or without. Raises InputRefused as `parse_policy`, and for a gate on accuracy where
+    no object's truth is known: it would decide nothing."""
+    policy = parse_policy(document if truth_known else judged_without_truth(document), origin)
+    if not truth_known and wants_truth(policy):
+        raise InputRefused(
+            f"{origin}: expected no gate on accuracy where no known object has a label; put it on agreement, or give "
+            "known objects with labels"
+        )
+    return policy
+
+
 def wants_truth(policy: Policy) -> bool:
     return Measure.ACCURACY in policy.gates or (
         policy.backtest is not None and Measure.ACCURACY in policy.backtest.gates

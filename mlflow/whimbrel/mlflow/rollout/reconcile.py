@@ -102,8 +102,8 @@ def _begin(rollout: ModelRollout, seen: Seen) -> Status | None:
     status = rollout.status
     if status.phase is not Phase.PENDING:
         return None
-    if rollout.spec.decision is Decision.ABORT:
-        return status.entered(Phase.ROLLED_BACK, seen.now, "aborted by hand before it began")
+    if rollout.spec.aborted:
+        return status.entered(Phase.ROLLED_BACK, seen.now, f"{rollout.spec.aborted} before it began")
     champion, candidate = rollout.spec.champion.version, rollout.spec.candidate.version
     if seen.traffic.current != champion or seen.traffic.candidate not in {None, candidate}:
         return _saying(
@@ -123,15 +123,16 @@ def _notice_another_hand(rollout: ModelRollout, seen: Seen) -> Status | None:
         f"expected the traffic at {wanted(rollout)}, seen {seen.traffic}: another hand moved it; "
         "set it back, or abort the rollout"
     )
-    if rollout.spec.decision is Decision.ABORT:
-        return rollout.status.entered(Phase.ROLLED_BACK, seen.now, f"aborted by hand, the traffic left: {message}")
+    if rollout.spec.aborted:
+        left = f"{rollout.spec.aborted}, the traffic left: {message}"
+        return rollout.status.entered(Phase.ROLLED_BACK, seen.now, left)
     return _saying(rollout.status, message)
 
 
 def _abort(rollout: ModelRollout, seen: Seen) -> Status | None:
-    if rollout.spec.decision is not Decision.ABORT or rollout.status.phase is Phase.ROLLING_BACK:
+    if rollout.spec.aborted is None or rollout.status.phase is Phase.ROLLING_BACK:
         return None
-    return _rolling_back(rollout.status, seen, "aborted by hand")
+    return _rolling_back(rollout.status, seen, rollout.spec.aborted)
 
 
 def _give_up_a_failed_candidate(rollout: ModelRollout, seen: Seen) -> Status | None:

@@ -6,6 +6,9 @@ from what it watches, so any controller can be killed and another goes on.
 
 from __future__ import annotations
 
+import hashlib
+import re
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, Final
@@ -23,6 +26,7 @@ KIND: Final = "ModelRollout"
 PLURAL: Final = "modelrollouts"
 MAX_HISTORY: Final = 50
 _S3: Final = r"^s3://[^/]+/.+$"
+_NO_NAME: Final = re.compile(r"[^a-z0-9]+")
 
 
 class Phase(StrEnum):
@@ -43,10 +47,14 @@ ENDS: Final = frozenset({Phase.PROMOTED, Phase.ROLLED_BACK})
 
 
 class Decision(StrEnum):
-    """By hand: it overrules the gates."""
+    """It overrules the gates. Promote and Abort are a person's; Supersede is an abort because of another challenger."""
 
     PROMOTE = "Promote"
     ABORT = "Abort"
+    SUPERSEDE = "Supersede"
+
+
+_BACK: Final = {Decision.ABORT: "aborted by hand", Decision.SUPERSEDE: "superseded by another challenger"}
 
 
 class Spec(BaseModel):
@@ -67,6 +75,15 @@ class Spec(BaseModel):
     paused: bool = False
     decision: Decision | None = None
     forced: bool = False
+
+    @property
+    def aborted(self) -> str | None:
+        """Why the traffic is to go back now, where a decision says so."""
+        return None if self.decision is None else _BACK.get(self.decision)
+
+    @property
+    def superseded(self) -> bool:
+        return self.decision is Decision.SUPERSEDE
 
     @model_validator(mode="after")
     def _consistent(self) -> Spec:
@@ -162,12 +179,20 @@ def parse(document: dict[str, Any]) -> ModelRollout:
         raise InputRefused(f"{KIND} {metadata.get('name', '')!r}: {faults}") from None
 
 
-def new(namespace: str, name: str, spec: Spec) -> dict[str, Any]:
+def rollout_name(model: str, version: str) -> str:
+    """`digits-2`. A model whose name is no name of an object has a digest of it in there, so that two stay apart."""
+    name = _NO_NAME.sub("-", model.lower()).strip("-")[:200]
+    if name != model:
+        name = f"{name}-{hashlib.sha256(model.encode()).hexdigest()[:8]}".lstrip("-")
+    return f"{name}-{version}"
+
+
+def new(namespace: str, name: str, spec: Spec, labels: Mapping[str, str] | None = None) -> dict[str, Any]:
     """The object to create."""
     return {
         "apiVersion": API_VERSION,
         "kind": KIND,
-        "metadata": {"namespace": namespace, "name": name},
+        "metadata": {"namespace": namespace, "name": name} | ({"labels": dict(labels)} if labels else {}),
         "spec": spec.model_dump(mode="json", by_alias=True, exclude_none=True),
     }
 
