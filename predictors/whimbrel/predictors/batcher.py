@@ -170,8 +170,8 @@ class Batcher:
                 piece.fail(Unavailable("expected a batch, seen the end of batching", retry_after_seconds=5))
 
     async def _run_batches(self) -> None:
-        """The next batch is staged, and in line for the device, while one computes; beside an idle device, the thread that
-        stages would only be a detour."""
+        """The next batch is staged, and in line for the device, while one computes; beside an idle device, the thread
+        that stages would only be a detour."""
         computing: asyncio.Task[None] | None = None
         while await self._batch_is_due():
             batch = self._take()

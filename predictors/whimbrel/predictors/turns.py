@@ -1,4 +1,4 @@
-"""Whose batch computes next, where the versions on one device share it: the one whose images wait longest.
+"""Whose batch computes next, where versions and models share one device: the one whose images wait longest.
 
 Without it they would alternate, and what a version that was switched away from has accepted would wait twice as long.
 """
