@@ -44,17 +44,18 @@ def labelled_pictures(where: str, connection: Connection) -> list[Labelled]:
 
 
 def evaluate(package: Package, pictures: Iterable[Labelled]) -> Evaluation:
-    """Takes as long as the pictures take one batch after the other, on the GPU where there is one.
+    """In float32, so that the figures are the same on any hardware; one batch after the other, on the GPU if any.
 
     Raises InputRefused for a package of another task than classification, and for a picture that does not decode or
     has a label that the package does not know.
     """
     from whimbrel.mlflow.evaluation import Tally
+    from whimbrel.predictors.precision import FLOAT32, Asked
     from whimbrel.predictors.torch_network import choose_device, load
 
     if package.manifest.task != "classification":
         raise InputRefused(f"expected a package for classification to evaluate, seen {package.manifest.task}")
-    network, tally = load(package, choose_device("auto")), Tally(package.manifest.labels)
+    network, tally = load(package, choose_device("auto"), asked=Asked(FLOAT32)), Tally(package.manifest.labels)
     of_label = {label: index for index, label in enumerate(package.manifest.labels)}
     waiting = iter(pictures)
     while batch := list(itertools.islice(waiting, BATCH)):
