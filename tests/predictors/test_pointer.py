@@ -61,7 +61,7 @@ def pointer(s3: S3Client, bucket: str) -> PointerStore:
 async def replica(pointer: PointerStore, **options: Any) -> AsyncIterator[tuple[PointerFollower, Residents]]:
     settings = PredictorSettings(**{"model_name": "m", "model_uri": "null:2"} | options)
     with device_threads() as threads:
-        residents = Residents("m", settings, threads)
+        residents = Residents(settings.models[0].name, settings, threads)
         follower = PointerFollower(pointer, residents, settings)
         await follower.start()
         yield follower, residents

@@ -250,7 +250,8 @@ async def test_a_flood_on_one_model_delays_another_by_a_batch_or_two() -> None:
             flood = [asyncio.create_task(flooded.infer(null_images(1, 2, 3, 4), 1)) for _ in range(200)]
             assert await asyncio.to_thread(gate.reached.wait, 30)
             others = [asyncio.create_task(asked.infer(null_images(5), 1)) for _ in range(5)]
-            await asyncio.sleep(0)
+            await asyncio.sleep(0)  # they are queued
+            await asyncio.to_thread(wait_for, lambda: asked._queued_images < 5, "a batch of the other")
             gate.open()
             await asyncio.gather(*others)
             before = computed.index("asked")

@@ -82,6 +82,7 @@ class Batcher:
         self, network: Network, limits: BatchLimits, threads: DeviceThreads, *, model_name: str, version: str
     ) -> None:
         self._network, self._limits, self._threads = network, limits, threads
+        self._model_name = model_name
         self._queue_seconds = PREDICTOR_QUEUE_SECONDS.labels(model_name, version)
         self._device_seconds = PREDICTOR_DEVICE_SECONDS.labels(model_name, version)
         self._batch_size = PREDICTOR_BATCH_SIZE.labels(model_name, version)
@@ -115,7 +116,7 @@ class Batcher:
                 self._forget(piece)
 
     async def measure(self, images: Images, top_k: int, *, count: bool = True) -> None:
-        """Compute one batch of exactly these images next, before the queue; `count`: its time is one to learn from.
+        """Compute one batch of exactly these images before the model's queue; `count`: its time is one to learn from.
 
         Raises what the network raised, or Unavailable where it is the device that fails.
         """
@@ -127,7 +128,7 @@ class Batcher:
 
     async def _measure(self, images: Images, top_k: int, *, count: bool) -> None:
         staged = await self._run(self._threads.stage, self._network.stage, [images])
-        async with self._threads.turns.turn(since=0.0):
+        async with self._threads.turns.turn(self._model_name, since=0.0):
             _, seconds = await self._run(self._threads.compute, self._timed, staged, top_k)
         if count:
             self.times.observe(len(images), seconds)
@@ -231,7 +232,7 @@ class Batcher:
         return batch
 
     async def _compute_in_turn(self, batch: Sequence[Piece], staging: Awaitable[Any] | None) -> None:
-        async with self._threads.turns.turn(batch[0].accepted):
+        async with self._threads.turns.turn(self._model_name, batch[0].accepted):
             await self._compute(batch, staging)
 
     async def _compute(self, batch: Sequence[Piece], staging: Awaitable[Any] | None = None) -> None:
