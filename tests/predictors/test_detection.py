@@ -130,6 +130,16 @@ def test_what_is_behind_the_last_object_is_filled() -> None:
     assert tensors["boxes"].tolist() == [[[1, 1, 3, 5], [0, 0, 2, 4]], [[0] * 4] * 2, [[0, 0, 2, 4], [0] * 4]]
 
 
+def test_objects_of_a_lower_precision_are_told_in_float32() -> None:
+    half = {name: value.bfloat16() if value.is_floating_point() else value for name, value in objects(0.5).items()}
+    assert {name: array.dtype for name, array in task().outputs([half], 1, 10).items()} == {
+        "boxes": np.float32,
+        "scores": np.float32,
+        "labels": np.int64,
+        "counts": np.int64,
+    }
+
+
 def test_a_request_gets_what_it_wants_of_a_batch() -> None:
     found = task().outputs([objects(0.9, 0.8, 0.3), objects(0.6)], 2, 100)
     assert task().tensors(found, Wanted(100, 0.5))["counts"].tolist() == [2, 1]

@@ -21,7 +21,12 @@ from testbed.predictors import Predictor, running_predictor, v2_outputs
 from testbed.stores import Store
 from testbed.transformers import Transformer, running_outputs, running_transformer
 from whimbrel.core import cloudevent
-from whimbrel.core.results import parse_result
+from whimbrel.core.errors import Unavailable
+from whimbrel.core.kserve_sdk import InferInput, InferRequest
+from whimbrel.core.results import ResultModel, parse_result
+from whimbrel.core.tensors import DETECTION
+from whimbrel.transformers import replies
+from whimbrel.transformers.answers import Answer
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -145,6 +150,14 @@ def test_an_object_of_the_bucket_is_drawn_where_it_is(
     assert [each["bbox"] for each in document["annotations"]] == [near(CAT), near(DOG)]
     assert [each["num_keypoints"] for each in document["annotations"]] == [3, 3]
     assert document["images"][0]["width"] == SIZE[0]
+
+
+def test_versions_of_two_tasks_do_not_answer_one_request() -> None:
+    """A split between them would; whoever sends the images singly gets an answer to each."""
+    model = ResultModel(name="digits", version="1", digest="sha256:" + "0" * 64)
+    request = InferRequest("digits", [InferInput("image", [2], "BYTES")])
+    with pytest.raises(Unavailable, match="seen classification, detection; send its images singly"):
+        replies.v2(request, [Answer((), model), Answer((), model, DETECTION)], "digits")
 
 
 def _read(s3: S3Client, bucket: str, key: str) -> bytes:

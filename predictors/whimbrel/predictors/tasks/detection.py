@@ -117,7 +117,9 @@ def _on_host(parts: Sequence[Any], dtype: Any) -> NDArray[Any]:
     """Of all images together, so that a device is waited for once."""
     import torch
 
-    values: NDArray[Any] = torch.cat(list(parts)).detach().to("cpu").numpy().astype(dtype, copy=False)
+    joined = torch.cat(list(parts)).detach()
+    on_host = (joined.float() if joined.is_floating_point() else joined).to("cpu")  # numpy has no bfloat16
+    values: NDArray[Any] = on_host.numpy().astype(dtype, copy=False)
     return values
 
 
