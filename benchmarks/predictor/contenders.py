@@ -10,9 +10,9 @@ from clients import Form, answer_of, asked, rate_of, v2_binary
 from peers.catalog import PEERS, Peer
 from peers.environments import NotInstalled
 from peers.process import NotStarted, serving
-from predictor.figures import CONCURRENCIES, OURS, Seen
+from predictor.figures import AUTO, CONCURRENCIES, OURS, Seen
 from predictor.measured import THREADS, Setting
-from predictor.process import predictor
+from predictor.process import dtype_of, predictor
 
 from whimbrel.core.package import Package
 from whimbrel.core.tensors import INDICES, SCORES
@@ -25,34 +25,35 @@ class WrongAnswer(Exception):
 
 @dataclass(frozen=True)
 class Contender:
-    """`asked`: by which protocol and form, for the table. `tolerance`: of its scores, as a share."""
+    """`asked`: by which protocol and form, for the table. `version`: of the one at a port. `tolerance`: of its scores,
+    as a share."""
 
     name: str
     asked: str
     form: Callable[[Images], Form]
     serve: Callable[[Package, Form], AbstractContextManager[int]]
-    version: Callable[[], str] = lambda: ""
+    version: Callable[[int], str]
     tolerance: float = 0.01
 
 
 def contenders() -> list[Contender]:
-    return [_ours(OURS, {}), *map(_peer, PEERS)]
+    return [_ours(OURS, "float32"), _ours(AUTO, "auto", tolerance=0.1), *map(_peer, PEERS)]
 
 
-def _ours(name: str, settings: dict[str, str], tolerance: float = 0.01) -> Contender:
+def _ours(name: str, dtype: str, tolerance: float = 0.01) -> Contender:
     @contextmanager
     def serve(package: Package, _: Form) -> Iterator[int]:
-        with predictor(package, {"torch_threads": str(THREADS), **settings}) as served:
+        with predictor(package, {"torch_threads": str(THREADS), "dtype": dtype}) as served:
             yield served.port
 
-    return Contender(name, "V2 REST, binary tensor", v2_binary, serve, tolerance=tolerance)
+    return Contender(name, "V2 REST, binary tensor", v2_binary, serve, dtype_of, tolerance)
 
 
 def _peer(peer: Peer) -> Contender:
     def serve(package: Package, form: Form) -> AbstractContextManager[int]:
         return serving(peer, package.folder, THREADS, form)
 
-    return Contender(peer.name, peer.asked, peer.form, serve, peer.version)
+    return Contender(peer.name, peer.asked, peer.form, serve, lambda _: peer.version())
 
 
 def measure(
@@ -71,8 +72,8 @@ def measure(
         return
     form = contender.form(checks[0].image)
     try:
-        seen.version = contender.version()
         with contender.serve(package, form) as port:
+            seen.version = contender.version(port)
             for check in checks:
                 check.pass_or_raise(contender, port)
             for count in CONCURRENCIES:

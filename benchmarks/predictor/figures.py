@@ -10,7 +10,7 @@ from peers.catalog import KSERVE
 from report import spread
 
 CONCURRENCIES = (1, 8, 32)
-BARE, OURS, NAIVE = "bare loop", "whimbrel", KSERVE.name
+BARE, OURS, AUTO, NAIVE = "bare loop", "whimbrel", "whimbrel, dtype auto", KSERVE.name
 
 
 @dataclass

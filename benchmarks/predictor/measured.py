@@ -17,6 +17,7 @@ from whimbrel.core.package import Package
 from whimbrel.mlflow.packages import import_torchvision
 from whimbrel.predictors import torch_network
 from whimbrel.predictors.network import Images
+from whimbrel.predictors.precision import Asked
 from whimbrel.predictors.torch_network import TorchNetwork, choose_device
 
 NETWORKS = ("resnet18", "resnet50")
@@ -30,8 +31,12 @@ THREADS = torch.get_num_threads()
 
 @dataclass(frozen=True)
 class Setting:
-    """`seconds`: of one measurement; `rounds`: how often each is taken, in turn with what it is compared with."""
+    """`seconds`: of one measurement; `rounds`: how often each is taken, in turn with what it is compared with.
 
+    `folder`: for what a section writes, until all of them have ended.
+    """
+
+    folder: Path
     packages: dict[str, Package]
     seconds: float
     rounds: int
@@ -40,11 +45,13 @@ class Setting:
 def setting_in(folder: Path) -> Setting:
     """With packages of all networks, random weights, written to `folder`."""
     packages = {name: import_torchvision(name, "none", folder / name) for name in NETWORKS}
-    return Setting(packages, float(os.environ.get("BENCH_SECONDS", "3")), int(os.environ.get("BENCH_ROUNDS", "3")))
+    seconds, rounds = float(os.environ.get("BENCH_SECONDS", "3")), int(os.environ.get("BENCH_ROUNDS", "3"))
+    return Setting(folder, packages, seconds, rounds)
 
 
 def bare_network(package: Package) -> TorchNetwork:
-    return torch_network.load(package, choose_device("auto"))
+    """In float32."""
+    return torch_network.load(package, choose_device("auto"), asked=Asked("float32"))
 
 
 def bare(network: TorchNetwork, size: int, seconds: float) -> tuple[float, float]:

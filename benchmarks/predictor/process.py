@@ -66,3 +66,12 @@ def load(port: int, package: Package, version: str) -> None:
     answer = connection.getresponse()
     assert answer.status == 200, answer.read()
     connection.close()
+
+
+def dtype_of(port: int) -> str:
+    """In which the current version computes."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
+    connection.request("POST", "/v2/repository/index", "{}")
+    rows = json.loads(connection.getresponse().read())
+    connection.close()
+    return str(next(row["dtype"] for row in rows if row["role"] == "current"))
