@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from testbed.records import result_of
-from whimbrel.cli.accounting import Upload, account
+from whimbrel.cli.accounting import Tally, Upload, account
 from whimbrel.core.results import DeadLetter, DeadLetterError, Result
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -37,7 +37,7 @@ def test_everything_is_accounted_for() -> None:
     assert [(refusal.key, refusal.reason) for refusal in settled.refused] == [("b.png", "truncated")]
     assert settled.rate == pytest.approx(2 / 0.3)
     assert settled.percentile_ms(50) == pytest.approx(200)
-    assert settled.versions == {"1": 2}
+    assert settled.versions == {"1": Tally(results=2, right=1, judged=2)}
 
 
 def test_a_missing_object_is_named() -> None:

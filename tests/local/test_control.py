@@ -236,6 +236,7 @@ def test_a_process_has_its_declared_environment_and_no_more(overlay: Machine) ->
     knative = {"K_SERVICE": "digits-predictor", "K_REVISION": "digits-predictor-00001"}
     assert predictor.environment.items() >= knative.items()
     own = {"K_CONFIGURATION", "WHIMBREL_MODEL_URI", "WHIMBREL_DRAIN_SECONDS", "WHIMBREL_HTTP_HOST"}
+    own |= {"WHIMBREL_POINTER_POLL_SECONDS", "WHIMBREL_POINTER_LEASE_SECONDS"}
     assert set(predictor.environment) == {*declared, *knative, *own}
     assert predictor.environment["WHIMBREL_HTTP_HOST"] == "127.0.0.1"
     assert predictor.grpc

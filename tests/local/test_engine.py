@@ -34,7 +34,7 @@ pytestmark = pytest.mark.anyio
 
 NULL_OVERLAY = Path(__file__).parents[1] / "data" / "overlays" / "null"
 COMPONENTS = {
-    *("s3", "mlflow", "broker"),
+    *("s3", "mlflow", "broker", "rollouts"),
     *("digits-predictor", "digits-transformer", "results", "dead-letters", "objects"),
 }
 

@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic.alias_generators import to_camel
 
 from whimbrel.core.errors import InputRefused
 from whimbrel.core.kustomize import render
+from whimbrel.core.model_pointer import PointedVersion
 from whimbrel.local.control.door import verdict
 from whimbrel.local.fields import API_VERSIONS, HONOURED, NOT_ENFORCED, check
+from whimbrel.mlflow.rollout.resource import Spec
 
 OVERLAY = Path(__file__).parents[2] / "manifests" / "overlays" / "local"
 
@@ -122,3 +125,11 @@ def test_the_table_has_every_kind_and_no_path_twice() -> None:
     assert API_VERSIONS.keys() == HONOURED.keys() == NOT_ENFORCED.keys()
     for kind in API_VERSIONS:
         assert not set(HONOURED[kind]) & set(NOT_ENFORCED[kind]), kind
+
+
+def test_every_field_of_a_rollout_is_taken() -> None:
+    """As `whimbrel rollout start` writes it: what a version says of itself grows in another room."""
+    rollout = {"apiVersion": "rollout.whimbrel.dev/v1", "kind": "ModelRollout", "metadata": {"name": "digits-2"}}
+    version = dict.fromkeys(PointedVersion.model_fields, "any")
+    spec: dict[str, Any] = {to_camel(name): "any" for name in Spec.model_fields}
+    assert check({**rollout, "spec": spec | {"candidate": version, "champion": version}}) == ()

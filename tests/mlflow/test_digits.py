@@ -15,7 +15,7 @@ from testbed.processes import environment
 from whimbrel.core import pt2
 from whimbrel.core.package import verify
 from whimbrel.mlflow.recipes.digits import TrainedPackage, train_digits
-from whimbrel.mlflow.recipes.digits_data import LABELS, held_out, split
+from whimbrel.mlflow.recipes.digits_data import LABELS, held_out, split, validation
 
 
 def test_the_three_parts_are_apart_and_stratified() -> None:
@@ -33,6 +33,12 @@ def test_held_out_pictures_decode_to_the_pixels_of_the_evaluation() -> None:
         decoded = np.asarray(Image.open(io.BytesIO(picture.png)).convert("RGB"))
         assert np.array_equal(decoded, np.repeat(pixels[:, :, None], 3, axis=2))
         assert picture.label == label
+
+
+def test_the_pictures_to_compare_by_are_none_of_the_held_out_ones() -> None:
+    pictures = {picture.index for picture in validation()}
+    assert len(pictures) == 180
+    assert pictures.isdisjoint(split().held_out.indices.tolist() + split().train.indices.tolist())
 
 
 def test_the_pictures_and_the_registry_need_no_torch_and_no_mlflow() -> None:
@@ -64,6 +70,13 @@ def test_the_cnn_is_right_on_98_of_100_held_out_digits_and_the_linear_network_on
     assert cnn.evaluation.images == cnn.metrics["held_out_images"] == 450
     assert cnn.package.manifest.labels == LABELS
     assert (linear.data_digest, linear.package.manifest.preset) == (cnn.data_digest, cnn.package.manifest.preset)
+
+
+@pytest.mark.torch
+def test_a_network_of_shuffled_labels_is_right_by_chance(linear: TrainedPackage, tmp_path: Path) -> None:
+    shuffled = train_digits("shuffled", tmp_path / "shuffled")
+    assert shuffled.metrics["held_out_accuracy"] < 0.3
+    assert shuffled.package.manifest.preset == linear.package.manifest.preset
 
 
 @pytest.mark.torch

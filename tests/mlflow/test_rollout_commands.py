@@ -8,17 +8,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import yaml
 from typer.testing import CliRunner, Result
 
 from testbed.kubernetes_api import KubernetesApi, kubernetes_api
 from testbed.stores import Store
 from whimbrel.cli.app import app
+from whimbrel.cli.samples import QUICK_POLICY
 from whimbrel.core.errors import WhimbrelError
 from whimbrel.core.model_pointer import PointerStore
 from whimbrel.core.package import WEIGHTS, write_manifest
 from whimbrel.core.references import ObjectRef
 from whimbrel.mlflow.register import register
 from whimbrel.mlflow.rollout.known_objects import parse_known_objects
+from whimbrel.mlflow.rollout.policy import parse_policy
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -145,6 +148,24 @@ def policy_as_known(folder: Path) -> Path:
     path = folder / "broken.jsonl"
     path.write_text('{"label": "gull"}\n')
     return path
+
+
+def test_a_list_beside_the_model_is_what_they_are_compared_by(
+    whimbrel: Whimbrel, api: KubernetesApi, s3: S3Client, known: str
+) -> None:
+    beside = ObjectRef("models", f"{MODEL}/known.jsonl")
+    s3.create_bucket(Bucket=beside.bucket)
+    s3.put_object(Bucket=beside.bucket, Key=beside.key, Body=Path(known).read_bytes())
+    told(start(whimbrel, "beside", model=f"{MODEL}/2"))
+    s3.delete_object(Bucket=beside.bucket, Key=beside.key)
+    assert rollout(api, "beside")["spec"]["knownObjects"] == beside.uri
+    assert rollout(api, "beside")["spec"]["policy"]["gates"].keys() == {"accuracy", "errors", "latency"}
+    assert "results" in refused(start(whimbrel, "without", model=f"{MODEL}/2"))
+
+
+def test_the_sample_policy_is_one() -> None:
+    policy = parse_policy(yaml.safe_load(QUICK_POLICY), "sample")
+    assert [step.percent for step in policy.steps] == [20, 50]
 
 
 def test_without_labels_the_gates_are_on_agreement(whimbrel: Whimbrel, api: KubernetesApi, tmp_path: Path) -> None:

@@ -26,6 +26,19 @@ class Refusal:
 
 
 @dataclass(frozen=True, slots=True)
+class Tally:
+    """Results of one version: how many, and how many of those `judged`, whose truth is known, are right."""
+
+    results: int = 0
+    right: int = 0
+    judged: int = 0
+
+    @property
+    def accuracy(self) -> float:
+        return self.right / self.judged if self.judged else 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Account:
     """`missing` have neither a result nor a dead letter, `twice` more than one of them. Times in milliseconds."""
 
@@ -39,7 +52,7 @@ class Account:
     judged: int
     seconds: float
     latencies_ms: tuple[float, ...]
-    versions: Mapping[str, int]
+    versions: Mapping[str, Tally]
 
     @property
     def complete(self) -> bool:
@@ -75,9 +88,6 @@ def account(
         if result.recorded is not None
     )
     judged = {key: result for key, result in answered.items() if by_key[key].truth is not None}
-    versions: dict[str, int] = {}
-    for result in answered.values():
-        versions[result.model.version] = versions.get(result.model.version, 0) + 1
     ends = [result.recorded for result in answered.values() if result.recorded is not None]
     return Account(
         objects=len(uploads),
@@ -94,8 +104,17 @@ def account(
         judged=len(judged),
         seconds=(max(ends) - min(upload.started for upload in uploads)).total_seconds() if ends else 0.0,
         latencies_ms=latencies,
-        versions=versions,
+        versions=_by_version(answered, by_key),
     )
+
+
+def _by_version(answered: Mapping[str, Result], by_key: Mapping[str, Upload]) -> dict[str, Tally]:
+    found: dict[str, Tally] = {}
+    for key, result in answered.items():
+        truth, tally = by_key[key].truth, found.get(result.model.version, Tally())
+        right = truth is not None and result.predictions[0].label == truth
+        found[result.model.version] = Tally(tally.results + 1, tally.right + right, tally.judged + (truth is not None))
+    return found
 
 
 def _reason(letter: DeadLetter) -> str:

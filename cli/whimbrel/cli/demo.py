@@ -5,21 +5,20 @@ from __future__ import annotations
 import asyncio
 import shutil
 import time
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from whimbrel.cli import one_machine
-from whimbrel.cli.accounting import Account, Upload, account
-from whimbrel.cli.broken_pictures import broken_pictures
-from whimbrel.cli.console import add_rows, out, progress_out, say, table
+from whimbrel.cli import demo_story, one_machine
+from whimbrel.cli.accounting import account
+from whimbrel.cli.console import progress_out, say
+from whimbrel.cli.demo_figures import Figures, faults, requests, show
+from whimbrel.cli.landing import Landing, held_out_and_broken
 from whimbrel.cli.options import DEAD_LETTERS, PHOTOS, RESULTS
-from whimbrel.cli.outcomes import count_outcomes, read_outcomes
-from whimbrel.cli.put import put_object
+from whimbrel.cli.outcomes import read_outcomes
+from whimbrel.cli.samples import write_samples
 from whimbrel.cli.up import DEFAULT_MANIFESTS, Manifests, engine_settings
 from whimbrel.core.errors import SettingsError
 from whimbrel.core.s3 import s3_client
@@ -27,118 +26,89 @@ from whimbrel.core.settings import S3Settings
 from whimbrel.local.state import locked
 
 if TYPE_CHECKING:
-    from mypy_boto3_s3 import S3Client
+    from whimbrel.local.engine import Engine
 
-ACCURACY_WANTED = 0.98
 _MARK = "made-by-demo"
-_UPLOADS_AT_ONCE = 8
-_STALLED_SECONDS = 90  # without any new outcome, the rest is given up as missing
-_POLL_SECONDS = 0.25
+_FIRST_OUTCOMES = 20  # before the first rollout: of the version that is there
+_FIRST_SECONDS = 60
+_POLL_SECONDS = 0.2
 
 DemoState = Annotated[Path, typer.Option("--state", help="folder for this run; emptied first")]
 
 
 def demo(state: DemoState = Path(".whimbrel/demo"), manifests: Manifests = DEFAULT_MANIFESTS) -> None:
-    """Classify hundreds of pictures that land in a bucket, and account for every one.
+    """Classify pictures that keep landing in a bucket while the model changes under them; account for every one.
 
-    Trains two classifiers on scikit-learn's handwritten digits, registers them, starts everything, uploads the
-    held-out digits and a few broken objects, and prints what became of them. Ends with 0 exactly when every object
-    has a result or a dead letter, none twice, and the accuracy is at least 0.98.
+    Trains three classifiers on scikit-learn's handwritten digits and starts everything with the linear one. While the
+    held-out digits and a few broken objects land, the second version, a CNN, is rolled out by its rules; the third,
+    trained on shuffled labels, is refused, and, forced past that, taken back. Ends with 0 exactly when that is how it
+    went, no request failed, every object has one result or dead letter, and 98 of 100 of the CNN's are right.
     """
     settings = engine_settings(state, manifests)
     _check_ours(state)
     with locked(state):
         _empty(state)
-    settled: list[Account] = []
+    told: list[Figures] = []
 
     async def run() -> None:
-        async with one_machine.started(settings, quiet=True) as engine:
-            environment = engine.status()["environment"]
-            settled.append(await asyncio.to_thread(classify, environment))
+        async with one_machine.started(settings, quiet=True, recipes=demo_story.RECIPES) as engine:
+            told.append(await _told(engine, state))
 
     begun = time.monotonic()
     with one_machine.logged_to(settings.state / "logs", settings.log_level):
         finished = one_machine.run_until_stopped(run())
     if not finished:
         raise typer.Exit(130)
-    (figures,) = settled
-    _show(figures, time.monotonic() - begun)
-    if not figures.complete or figures.accuracy < ACCURACY_WANTED:
+    (figures,) = told
+    show(figures, time.monotonic() - begun)
+    found = faults(figures)
+    for fault in found:
+        say(fault)
+    if found:
         raise typer.Exit(1)
 
 
-def classify(environment: Mapping[str, str]) -> Account:
-    """Upload the held-out digits and the broken objects, wait for every outcome, and settle the account."""
-    from whimbrel.mlflow.recipes.digits import held_out
-
+async def _told(engine: Engine, state: Path) -> Figures:
+    """The story, from the first picture to the last outcome."""
+    status = engine.status()
+    environment = status["environment"]
     client = s3_client(
         S3Settings(s3_endpoint=environment["WHIMBREL_S3_ENDPOINT"]),
         credentials=(environment["AWS_ACCESS_KEY_ID"], environment["AWS_SECRET_ACCESS_KEY"]),
     )
-    objects: dict[str, tuple[bytes, str | None]] = {
-        f"digits/{picture.index:04d}.png": (picture.png, picture.name) for picture in held_out()
-    }
-    objects |= {f"broken/{name}": (content, None) for name, content in broken_pictures().items()}
+    pictures = await asyncio.to_thread(held_out_and_broken)
+    await asyncio.to_thread(write_samples, state / "samples")
     with _bar() as bar:
-        uploads = _upload(client, objects, bar)
-        _await_outcomes(client, len(uploads), bar)
-    outcomes = read_outcomes(client, PHOTOS, RESULTS, DEAD_LETTERS)
-    return account(uploads, outcomes.results, outcomes.letters)
+        landing = Landing(client, pictures, bar)
+        threads = [asyncio.create_task(asyncio.to_thread(work)) for work in (landing.put, landing.count)]
+        try:
+            await _first_outcomes(landing)
+            ends = await demo_story.tell(state, engine.kubeconfig, environment, lambda line: _line(bar, line))
+            landing.finish()
+            await asyncio.gather(*threads)
+        finally:
+            landing.cancel()
+            await asyncio.gather(*threads, return_exceptions=True)
+    outcomes = await asyncio.to_thread(read_outcomes, client, PHOTOS, RESULTS, DEAD_LETTERS)
+    settled = account(landing.uploads, outcomes.results, outcomes.letters)
+    return Figures(settled, tuple(ends), await requests(status["endpoints"]["broker"]))
 
 
-def _upload(client: S3Client, objects: Mapping[str, tuple[bytes, str | None]], bar: Progress) -> Sequence[Upload]:
-    task = bar.add_task("put in the bucket", total=len(objects))
-
-    def put(key: str) -> Upload:
-        body, truth = objects[key]
-        done = put_object(client, PHOTOS, key, body)
-        bar.advance(task)
-        return Upload(key, truth, done.started)
-
-    with ThreadPoolExecutor(_UPLOADS_AT_ONCE) as threads:
-        return list(threads.map(put, objects))
+async def _first_outcomes(landing: Landing) -> None:
+    """A story that nobody answers in is told all the same: its end says so."""
+    deadline = time.monotonic() + _FIRST_SECONDS
+    # They are counted on another thread.
+    while landing.outcomes < _FIRST_OUTCOMES and time.monotonic() < deadline:  # noqa: ASYNC110
+        await asyncio.sleep(_POLL_SECONDS)
 
 
-def _await_outcomes(client: S3Client, expected: int, bar: Progress) -> None:
-    """Until every object has an outcome, or none came for a long time."""
-    task = bar.add_task("answered or refused", total=expected)
-    seen, changed = 0, time.monotonic()
-    while seen < expected and time.monotonic() - changed < _STALLED_SECONDS:
-        asked = time.monotonic()
-        now = count_outcomes(client, PHOTOS, RESULTS, DEAD_LETTERS)
-        if now != seen:
-            seen, changed = now, time.monotonic()
-            bar.update(task, completed=seen)
-        # Listing is work for the store that everything else waits for: a tenth of the time at most.
-        time.sleep(max(_POLL_SECONDS, 9 * (time.monotonic() - asked)))
+def _line(bar: Progress, line: str) -> None:
+    bar.console.print(line, markup=False, soft_wrap=True, style="bold" if line.startswith("$ ") else None)
 
 
 def _bar() -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TaskProgressColumn())
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     return Progress(*columns, TimeElapsedColumn(), console=progress_out)
-
-
-def _show(figures: Account, seconds: float) -> None:
-    versions = ", ".join(f"{count} by version {version}" for version, count in sorted(figures.versions.items()))
-    rows = [
-        ("objects put", figures.objects),
-        ("results", f"{figures.results} ({versions})" if versions else 0),
-        ("dead letters", len(figures.refused)),
-        ("missing", len(figures.missing)),
-        ("more than one outcome", len(figures.twice)),
-        ("accuracy", f"{figures.accuracy:.4f} ({figures.right} of {figures.judged}; wanted {ACCURACY_WANTED})"),
-        ("images/s", f"{figures.rate:.1f}"),
-        ("upload to result, p50, all at once", f"{figures.percentile_ms(50):.0f} ms"),
-        ("upload to result, p95, all at once", f"{figures.percentile_ms(95):.0f} ms"),
-        ("from start to table", f"{seconds:.0f} s"),
-    ]
-    out.print()
-    out.print(add_rows(table("DEMO", ""), rows))
-    out.print()
-    out.print(add_rows(table("REFUSED", "WHY"), ((each.key, each.reason) for each in figures.refused)))
-    for what, keys in (("missing", figures.missing), ("twice", figures.twice), ("unexpected", figures.unexpected)):
-        for key in keys:
-            say(f"{what}: {key}")
 
 
 def _check_ours(state: Path) -> None:

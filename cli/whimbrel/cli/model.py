@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import tempfile
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,20 +13,30 @@ import typer
 
 from whimbrel.cli import webhook
 from whimbrel.cli.calibration_images import calibration_images
-from whimbrel.cli.connection import connect
+from whimbrel.cli.connection import Connection, connect
 from whimbrel.cli.console import Output, add_rows, out, print_json, say, table
 from whimbrel.cli.model_compile import attest_agreement, compile_command
 from whimbrel.cli.model_names import selected
-from whimbrel.cli.options import DEFAULT_STATE, OutputFormat, State
+from whimbrel.cli.options import DEFAULT_STATE, MODELS, OutputFormat, State
 from whimbrel.core import pt2
 from whimbrel.core.errors import InputRefused, NotFound
 from whimbrel.core.package import Package, Preset, verify
 from whimbrel.core.tensors import CLASSIFICATION
 from whimbrel.mlflow import registry_view
-from whimbrel.mlflow.registry_view import CHAMPION
+from whimbrel.mlflow.registry_view import CHALLENGER, CHAMPION
 
 if TYPE_CHECKING:
+    from whimbrel.core.model_pointer import PointerStore
+    from whimbrel.mlflow.recipes.digits_networks import Kind
     from whimbrel.mlflow.register import Origin, RegisteredVersion
+
+DIGITS = "digits"
+RECIPES: Mapping[str, tuple[Kind, ...]] = {
+    DIGITS: ("linear", "cnn"),
+    "digits/linear": ("linear",),
+    "digits/cnn": ("cnn",),
+    "digits/shuffled": ("shuffled",),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,31 +64,36 @@ Alias = Annotated[str | None, typer.Option(help="point this alias at the version
 
 @app.command()
 def train(
-    recipe: Annotated[str, typer.Argument(help="digits")],
+    recipes: Annotated[list[str], typer.Argument(help=f"any of {', '.join(RECIPES)}", metavar="RECIPE...")],
     if_absent: Annotated[bool, typer.Option("--if-absent", help="do nothing when the model has a champion")] = False,
     state: State = DEFAULT_STATE,
 ) -> None:
-    """Train a recipe's versions, register each with its figures, and make the last one champion.
+    """Train a recipe's versions and register each with its figures. Takes seconds.
 
-    `digits`: a linear classifier, then a small CNN, on scikit-learn's handwritten digits. Takes seconds.
+    `digits`: a linear classifier, then a small CNN, on scikit-learn's handwritten digits; `digits/shuffled` is a CNN
+    whose labels were mixed up, for a rollout to refuse. The first version of all becomes champion, the last one
+    challenger. The pictures that versions are compared by are put beside the model.
     """
-    if recipe != "digits":
-        raise InputRefused(f"expected the recipe digits, seen {recipe!r}")
+    kinds = [kind for recipe in recipes for kind in _kinds(recipe)]
     connection = connect(state)
-    if if_absent and _champion(connection.tracking_uri(), recipe):
+    champion = _champion(connection.tracking_uri(), DIGITS)
+    if if_absent and champion is not None:
         return
     from whimbrel.mlflow.recipes.digits import train_digits
 
-    parent: str | None = None
     with tempfile.TemporaryDirectory() as folder:
-        for kind in ("linear", "cnn"):
+        for kind in kinds:
             trained = train_digits(kind, Path(folder) / kind)
-            alias = CHAMPION if kind == "cnn" else None
-            version = _register(trained.package, recipe, state, trained.origin(parent=parent), alias)
+            alias = CHAMPION if champion is None else CHALLENGER if kind == kinds[-1] else None
+            version = _register(trained.package, DIGITS, state, trained.origin(parent=champion), alias)
             attest_agreement(trained.package, version, connection.tracking_uri())
-            parent = version.version
+            champion = champion or version.version
             accuracy = trained.metrics["held_out_accuracy"]
             say(f"{_line(version)}  {kind}, accuracy {accuracy:.4f} on held-out pictures")
+    try:
+        _keep_known_pictures(connection)
+    except NotFound as error:
+        say(f"rollouts will compare versions by the latest results: {error}")
 
 
 @app.command(name="import")
@@ -206,15 +222,23 @@ def point(
     state: State = DEFAULT_STATE,
 ) -> None:
     """Write the model pointer that predictors follow, where there is none yet. A rollout moves it from there."""
-    from whimbrel.core.model_pointer import Pointer, PointerStore, pointed
+    from whimbrel.core.model_pointer import PointerStore
     from whimbrel.core.references import ObjectRef
 
     name, selector = selected(model)
     connection = connect(state)
-    version, location = registry_view.show_version(connection.tracking_uri(), name, selector)
-    place = ObjectRef.from_uri(pointer or f"s3://models/{name}/pointer.json")
-    PointerStore(connection.s3(), place).write(Pointer(current=pointed(location)), None)
-    say(f"{place.uri}  version {version.version}")
+    place = ObjectRef.from_uri(pointer or f"s3://{MODELS}/{name}/pointer.json")
+    version = point_at(PointerStore(connection.s3(), place), connection.tracking_uri(), name, selector)
+    say(f"{place.uri}  version {version}")
+
+
+def point_at(store: PointerStore, tracking_uri: str, name: str, selector: str) -> str:
+    """The version that a new pointer is at now. Raises Unavailable where there is a pointer already."""
+    from whimbrel.core.model_pointer import Pointer, pointed
+
+    version, location = registry_view.show_version(tracking_uri, name, selector)
+    store.write(Pointer(current=pointed(location)), None)
+    return version.version
 
 
 def _package(source: str, folder: Path, weights: str, given: Described) -> Package:
@@ -275,6 +299,26 @@ def _champion(tracking_uri: str, name: str) -> str | None:
         return registry_view.list_aliases(tracking_uri, name).get(CHAMPION)
     except NotFound:
         return None
+
+
+def _kinds(recipe: str) -> tuple[Kind, ...]:
+    if recipe not in RECIPES:
+        raise InputRefused(f"expected a recipe, one of {', '.join(RECIPES)}, seen {recipe!r}")
+    return RECIPES[recipe]
+
+
+def _keep_known_pictures(connection: Connection) -> None:
+    """What rollouts of digits ask both versions about, with its truth."""
+    from whimbrel.cli.put import put_object
+    from whimbrel.mlflow.recipes.digits import validation
+    from whimbrel.mlflow.rollout.known_objects import NAME, KnownObject, write_known_objects
+
+    client, known = connection.s3(), []
+    for picture in validation():
+        key = f"{DIGITS}/known/{picture.index:04d}.png"
+        put_object(client, MODELS, key, picture.png)
+        known.append(KnownObject(uri=f"s3://{MODELS}/{key}", label=picture.name))
+    write_known_objects(client, f"s3://{MODELS}/{DIGITS}/{NAME}", known)
 
 
 def _size(text: str | None) -> tuple[int, int] | None:

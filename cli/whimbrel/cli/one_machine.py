@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import signal
-import sys
 from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -15,7 +13,9 @@ from typing import Any
 
 from rich.status import Status
 
+from whimbrel.cli import first_model
 from whimbrel.cli.console import progress_out
+from whimbrel.cli.model import DIGITS
 from whimbrel.core import logs
 from whimbrel.core.errors import SettingsError, Unavailable
 from whimbrel.core.kustomize import render
@@ -23,7 +23,6 @@ from whimbrel.local.engine import Engine
 from whimbrel.local.settings import EngineSettings
 
 _READY_SECONDS = 180
-_TRAINING_SECONDS = 300
 
 logger = logging.getLogger(__name__)
 
@@ -31,19 +30,22 @@ Objects = list[dict[str, Any]]
 
 
 @asynccontextmanager
-async def started(settings: EngineSettings, *, quiet: bool = False, empty: bool = False) -> AsyncIterator[Engine]:
-    """Everything ready: the embedded services, a model where the manifests ask the registry for one, the rest.
+async def started(
+    settings: EngineSettings, *, quiet: bool = False, empty: bool = False, recipes: Sequence[str] = (DIGITS,)
+) -> AsyncIterator[Engine]:
+    """Everything ready: the embedded services, a model where the manifests ask for one, the rest.
 
-    `empty`: the manifests are not applied. Raises SettingsError or InputRefused for what the user gave, Unavailable
-    for what did not become ready; where an earlier life of the state is gone on with, that is only told.
+    `empty`: the manifests are not applied. `recipes`: what is trained where the model is missing. Raises
+    SettingsError or InputRefused for what the user gave, Unavailable for what did not become ready; where an earlier
+    life of the state is gone on with, that is only told.
     """
     objects = [] if empty else render(settings.manifests)
     with progress_out.status("starting the store, the registry and the broker") as shown:
         async with Engine(settings) as engine:
             await engine.create_store(objects)
-            if _asks_registry(objects):
-                shown.update("training two classifiers on handwritten digits and registering them")
-                await _train(engine)
+            if first_model.is_asked_for(objects):
+                shown.update("training classifiers on handwritten digits and registering them")
+                await first_model.make(objects, engine, recipes)
             shown.update("starting what the manifests describe")
             await engine.apply(objects)
             try:
@@ -92,28 +94,11 @@ def run_until_stopped(main: Coroutine[Any, Any, None]) -> bool:
     return asyncio.run(guarded())
 
 
-async def _train(engine: Engine) -> None:
-    """In a process of its own, so that torch does not stay in this one."""
-    command = [sys.executable, "-m", "whimbrel.cli", "model", "train", "digits", "--if-absent"]
-    environment = {**os.environ, **engine.status()["environment"]}
-    try:
-        status, said = await engine.run(command, environment, _TRAINING_SECONDS)
-    except TimeoutError:
-        raise Unavailable(f"training was not done after {_TRAINING_SECONDS} s") from None
-    if status:
-        last = said.strip().splitlines()[-1:] or [f"status {status}"]
-        raise Unavailable(f"training ended with {last[0]}")
-
-
 def _tell_warnings(warnings: Sequence[str]) -> None:
     for warning in warnings:
         logger.info(warning)
     if warnings:
         progress_out.print(f"{len(warnings)} fields of the manifests are not enforced on one machine; see engine.log")
-
-
-def _asks_registry(objects: Objects) -> bool:
-    return any("models:/digits" in str(each) for each in objects if each["kind"] == "InferenceService")
 
 
 def _waiting(components: list[dict[str, Any]]) -> str:

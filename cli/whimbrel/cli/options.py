@@ -24,3 +24,4 @@ DeadLettersBucket = Annotated[
 
 DEFAULT_STATE = Path(".whimbrel")
 PHOTOS, RESULTS, DEAD_LETTERS = "photos", "results", "dead-letters"
+MODELS = "models"

@@ -43,7 +43,10 @@ def start(
     policy: Annotated[Path | None, typer.Option(help="YAML file with the policy; absent: its defaults")] = None,
     known: Annotated[
         str | None,
-        typer.Option(help="JSON lines of objects and labels: a file, or s3://...; absent: the latest results"),
+        typer.Option(
+            help="JSON lines of objects and labels: a file, or s3://...; absent: s3://models/NAME/known.jsonl, or, "
+            "without one, the latest results"
+        ),
     ] = None,
     name: Annotated[str | None, typer.Option(help="of the rollout; default: NAME-VERSION")] = None,
     evidence: Annotated[
@@ -62,19 +65,17 @@ def start(
     The champion is the version with that alias, and what the traffic goes back to. With --watch it ends with 0 when
     the version was promoted, with 1 when it was rolled back.
     """
-    from whimbrel.mlflow.rollout.known_objects import dump_known_objects
+    from whimbrel.mlflow.rollout.known_objects import dump_known_objects, write_known_objects
     from whimbrel.mlflow.rollout.resource import Spec, new, rollout_name
 
     registered, _, selector = model.replace("/", "@").partition("@")
     connection = connect(state)
     candidate = _version(connection, registered, selector or CHALLENGER)
-    objects = _known_objects(connection, known, results_bucket)
+    objects, place = _known_objects(connection, registered, known, results_bucket)
     prefix = (evidence or f"s3://models/{registered}/rollouts").rstrip("/")
     called = name or rollout_name(registered, candidate.version)
-    content = dump_known_objects(objects)
-    kept = (
-        known if known and known.startswith("s3://") else f"{prefix}/known/{hashlib.sha256(content).hexdigest()}.jsonl"
-    )
+    digest = hashlib.sha256(dump_known_objects(objects)).hexdigest()
+    kept = place or f"{prefix}/known/{digest}.jsonl"
     document = {
         "model": registered,
         "inferenceService": inference_service or registered,
@@ -87,8 +88,8 @@ def start(
         "forced": forced,
     }
     spec = _valid(Spec, document)
-    if kept != known:  # beside the evidence, so that every controller asks about the same objects
-        _keep(connection, kept, content)
+    if place is None:  # beside the evidence, so that every controller asks about the same objects
+        write_known_objects(connection.s3(), kept, objects)
     run(_start(new, called, spec, (namespace, kubeconfig, context, state)))
     say(f"rollout {called}: version {candidate.version} against {spec.champion.version}")
     if follow:
@@ -324,30 +325,24 @@ def _valid(kind: type[Spec], document: dict[str, Any]) -> Spec:
         raise InputRefused("; ".join(faults)) from None
 
 
-def _known_objects(connection: Connection, known: str | None, results_bucket: str) -> tuple[KnownObject, ...]:
-    from whimbrel.mlflow.rollout.known_objects import parse_known_objects, read_known_objects
+def _known_objects(
+    connection: Connection, model: str, known: str | None, results_bucket: str
+) -> tuple[tuple[KnownObject, ...], str | None]:
+    """With the address of the list, where it is in the store."""
+    from whimbrel.mlflow.rollout.known_objects import NAME, parse_known_objects, read_known_objects
 
-    if known is None:
-        return _latest(connection, results_bucket)
-    if known.startswith("s3://"):
-        return read_known_objects(connection.s3(), known)
+    if known is not None and not known.startswith("s3://"):
+        try:
+            return parse_known_objects(Path(known).read_bytes(), known), None
+        except OSError as error:
+            raise InputRefused(f"expected known objects in {known}: {error.strerror}") from None
+    uri = known or f"s3://models/{model}/{NAME}"
     try:
-        return parse_known_objects(Path(known).read_bytes(), known)
-    except OSError as error:
-        raise InputRefused(f"expected known objects in {known}: {error.strerror}") from None
-
-
-def _keep(connection: Connection, uri: str, content: bytes) -> None:
-    from botocore.exceptions import BotoCoreError, ClientError
-
-    from whimbrel.core.references import ObjectRef
-    from whimbrel.core.s3 import as_whimbrel_error
-
-    place = ObjectRef.from_uri(uri)
-    try:
-        connection.s3().put_object(Bucket=place.bucket, Key=place.key, Body=content)
-    except (BotoCoreError, ClientError) as error:
-        raise as_whimbrel_error(error, f"write of the known objects {uri}") from None
+        return read_known_objects(connection.s3(), uri), uri
+    except NotFound:
+        if known is not None:
+            raise
+        return _latest(connection, results_bucket), None
 
 
 def _latest(connection: Connection, results_bucket: str) -> tuple[KnownObject, ...]:

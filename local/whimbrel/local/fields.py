@@ -100,6 +100,7 @@ def _plain_pod_not_enforced(prefix: str) -> tuple[str, ...]:
 
 
 _COMPONENTS = ("spec.predictor", "spec.transformer")
+_VERSION = ("version", "uri", "digest", "attestations")
 
 # Kinds of which nothing is done here, by the fields that say what a cluster would do.
 _STORED: dict[str, tuple[str, ...]] = {
@@ -154,7 +155,8 @@ HONOURED: dict[str, tuple[str, ...]] = {
     "ModelRollout": (
         *_under("spec", "model", "inferenceService", "pointer", "knownObjects", "evidence", "policy", "paused"),
         *_under("spec", "decision", "forced"),
-        *(f"spec.{role}.{part}" for role in ("candidate", "champion") for part in ("version", "uri", "digest")),
+        *_under("spec.candidate", *_VERSION),
+        *_under("spec.champion", *_VERSION),
     ),
     "ConfigMap": ("data",),
     "Secret": ("data", "stringData", "type"),

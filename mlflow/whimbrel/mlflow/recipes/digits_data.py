@@ -90,10 +90,18 @@ def calibration_images(parts: Split) -> npt.NDArray[np.uint8]:
 
 def held_out() -> list[DigitPicture]:
     """The held-out pictures as PNG files, which decode to exactly the pixels that networks are evaluated on."""
+    return _pictures(split().held_out)
+
+
+def validation() -> list[DigitPicture]:
+    """Those that the epoch was chosen by, and nothing was trained on: what versions are compared by before traffic."""
+    return _pictures(split().validation)
+
+
+def _pictures(part: Part) -> list[DigitPicture]:
     from PIL import Image
 
     pictures = []
-    part = split().held_out
     for index, pixels, label in zip(part.indices, part.images, part.labels, strict=True):
         png = io.BytesIO()
         Image.fromarray(pixels).save(png, "PNG")

@@ -1,4 +1,4 @@
-"""The two networks for digits, linear and convolutional, and how they are fitted.
+"""The networks for digits, linear and convolutional, and how they are fitted; one of them wrongly, on purpose.
 
 Both take what the predictor gives: normalised float (N, 3, 8, 8). The digits are grey, so the channels are averaged.
 One thread and fixed seeds: the same network on the same machine every time, whatever else runs there.
@@ -9,14 +9,14 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-Kind = Literal["linear", "cnn"]
+Kind = Literal["linear", "cnn", "shuffled"]
 
 BATCH = 64
 WIDTH = 24
@@ -58,12 +58,17 @@ class Cnn(nn.Module):
 
 
 def fit(kind: Kind, train: Images, validation: Images, seed: int) -> nn.Module:
-    """The network of that kind, fitted, in evaluation mode: the epoch with the least loss on `validation`."""
+    """The network of that kind, fitted, in evaluation mode: the epoch with the least loss on `validation`.
+
+    `shuffled` is a CNN whose labels were mixed up on the way: it loads, answers as fast, and is right by chance.
+    """
     with _one_thread(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = Linear() if kind == "linear" else Cnn()
-        epochs, rate = (60, 1e-2) if kind == "linear" else (20, 5e-3)
-        return _fitted(network, train, validation, epochs=epochs, rate=rate, shifts=kind == "cnn")
+        if kind == "linear":
+            return _fitted(Linear(), train, validation, epochs=60, rate=1e-2, shifts=False)
+        if kind == "shuffled":
+            return _fitted(Cnn(), _shuffled(train), _shuffled(validation), epochs=5, rate=5e-3, shifts=True)
+        return _fitted(Cnn(), train, validation, epochs=20, rate=5e-3, shifts=True)
 
 
 def _fitted(
@@ -88,6 +93,10 @@ def _fitted(
         if loss_now <= least:
             best, least = copy.deepcopy(network), loss_now
     return best
+
+
+def _shuffled(part: Images) -> Images:
+    return replace(part, labels=part.labels[torch.randperm(len(part.labels))])
 
 
 def _shifted(images: Tensor, black: float) -> Tensor:

@@ -18,6 +18,8 @@ from whimbrel.core.s3 import as_whimbrel_error
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
+# Beside the model's pointer, in the bucket `models`: what its rollouts ask about unless they are told otherwise.
+NAME: Final = "known.jsonl"
 MAX_OBJECTS: Final = 10_000
 MAX_BYTES: Final = 8 * 1024 * 1024
 
@@ -39,6 +41,15 @@ def read_known_objects(client: S3Client, uri: str) -> tuple[KnownObject, ...]:
     if len(content) > MAX_BYTES:
         raise InputRefused(f"expected at most {MAX_BYTES} bytes of known objects in {uri}, seen more")
     return parse_known_objects(content, uri)
+
+
+def write_known_objects(client: S3Client, uri: str, objects: Iterable[KnownObject]) -> None:
+    """Blocks. Raises NotFound and Unavailable."""
+    place = ObjectRef.from_uri(uri)
+    try:
+        client.put_object(Bucket=place.bucket, Key=place.key, Body=dump_known_objects(objects))
+    except (BotoCoreError, ClientError) as error:
+        raise as_whimbrel_error(error, f"write of the known objects {uri}") from None
 
 
 def parse_known_objects(content: bytes, origin: str) -> tuple[KnownObject, ...]:
