@@ -11,7 +11,7 @@ PYTHON ?= $(shell for candidate in python3 python3.13 python3.12 python3.11; do 
 	&& { echo $$candidate; break; }; done)
 CODE := core predictors transformers eventing mlflow local kube loadtest cli tests benchmarks
 
-.PHONY: images engine wheel locks check-locks help demo up test test-cluster hey services lint format storm bench bench-transformer bench-api bench-gateway bench-judge bench-predictor bench-gpu bench-sources bench-sources-rgw clean
+.PHONY: images engine wheel locks check-locks help demo up test test-cluster hey services lint format storm bench bench-transformer bench-api bench-gateway bench-judge bench-predictor bench-gpu bench-sources bench-sources-rgw bench-rollout notebooks clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -115,6 +115,12 @@ $(BIN)/uv: | $(VENV)/bin/python
 
 bench-judge: $(VENV)/.dev ## simulate 9,000 rollouts: false alarms and misses of the judge; rewrites the table in benchmarks/README.md
 	@PYTHONPATH=benchmarks $(BIN)/python benchmarks/judge.py
+
+bench-rollout: $(VENV)/.dev ## promote versions in place under load: time, failures, p99 by phase; rewrites the table in benchmarks/README.md and rollout.png
+	@PYTHONPATH=benchmarks $(BIN)/python benchmarks/rollout.py
+
+notebooks: $(VENV)/.dev ## execute the notebooks against an engine of their own, and keep what came of them in them
+	@PYTHONPATH=tests/support $(BIN)/python -m testbed.notebooks --write
 
 clean: ## remove the virtual environment and all local state
 	rm -rf $(VENV) .whimbrel

@@ -64,7 +64,7 @@ Alias = Annotated[str | None, typer.Option(help="point this alias at the version
 
 @app.command()
 def train(
-    recipes: Annotated[list[str], typer.Argument(help=f"any of {', '.join(RECIPES)}", metavar="RECIPE...")],
+    recipes: Annotated[list[str], typer.Argument(help=f"any of {', '.join(RECIPES)}", metavar="RECIPE")],
     if_absent: Annotated[bool, typer.Option("--if-absent", help="do nothing when the model has a champion")] = False,
     state: State = DEFAULT_STATE,
 ) -> None:

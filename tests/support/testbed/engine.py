@@ -75,13 +75,13 @@ class OneMachine:
 
 
 @contextmanager
-def one_machine(state: Path, *, manifests: Path = NULL_OVERLAY) -> Iterator[OneMachine]:
-    """An engine whose predictor answers by rule, without torch: `whimbrel up` from start to stop."""
+def one_machine(state: Path, *, manifests: Path = NULL_OVERLAY, ready_seconds: float = 120) -> Iterator[OneMachine]:
+    """`whimbrel up` from start to stop; unless told otherwise its predictor answers by rule, without torch."""
     state.mkdir(parents=True, exist_ok=True)
     arguments = ("up", "--state", str(state), "--manifests", str(manifests))
     with running("whimbrel.cli", *arguments, log=state.parent / f"{state.name}-up.log") as process:
         machine = OneMachine(state, process)
-        machine.wait_ready()
+        machine.wait_ready(ready_seconds)
         yield machine
 
 
