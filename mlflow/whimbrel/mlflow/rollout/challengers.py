@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 from whimbrel.core.errors import InputRefused, NotFound, SettingsError, WhimbrelError
 from whimbrel.core.logs import log_fields
-from whimbrel.core.model_pointer import PointedVersion
+from whimbrel.core.model_pointer import PointedVersion, pointed
 from whimbrel.core.registry import resolve
 from whimbrel.kube.answers import Conflict
 from whimbrel.kube.client import Client, Object
@@ -180,8 +180,7 @@ class Challengers:
 
 
 def _pointed(model: str, version: str, tracking_uri: str) -> PointedVersion:
-    location = resolve(f"models:/{model}/{version}", tracking_uri)
-    return PointedVersion(version=location.version, uri=location.uri, digest=location.digest)
+    return pointed(resolve(f"models:/{model}/{version}", tracking_uri))
 
 
 def _of_model(listed: tuple[Object, ...], model: str) -> list[Existing]:
