@@ -43,7 +43,9 @@ def contenders() -> list[Contender]:
 def _ours(name: str, dtype: str, tolerance: float = 0.01) -> Contender:
     @contextmanager
     def serve(package: Package, _: Form) -> Iterator[int]:
-        with predictor(package, {"torch_threads": str(THREADS), "dtype": dtype}) as served:
+        with predictor(
+            package, {"torch_threads": str(THREADS), "dtype": dtype, "calibration_seconds": "150"}
+        ) as served:
             yield served.port
 
     return Contender(name, "V2 REST, binary tensor", v2_binary, serve, dtype_of, tolerance)

@@ -57,7 +57,6 @@ def _measured(package: Package, setting: Setting) -> dict[str, Seen]:
             seen[BARE].rates.setdefault(clients, []).append(bare(network, clients, setting.seconds)[0])
         for contender in field:
             measure(contender, package, setting, checks=checks, seen=seen[contender.name])
-        for name, each in seen.items():
-            print(f"round {number + 1} of {setting.rounds}, {name}: {said(each)}", flush=True)
+            print(f"round {number + 1} of {setting.rounds}, {contender.name}: {said(seen[contender.name])}", flush=True)
     network.close()
     return seen
