@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import tempfile
+from pathlib import Path
 
 import ray
 from peers.network import MAX_BATCH_SIZE, MAX_DELAY_SECONDS, Answer, Classifier, port
@@ -26,15 +26,14 @@ class Model:
 
 
 if __name__ == "__main__":
-    with tempfile.TemporaryDirectory(prefix="ray", dir="/tmp") as folder:  # a socket's path has to be short
-        ray.init(
-            num_cpus=max(2, os.cpu_count() or 1),
-            include_dashboard=False,
-            logging_level="warning",
-            log_to_driver=False,
-            _node_ip_address="127.0.0.1",
-            _temp_dir=folder,
-        )
-        serve.start(http_options=HTTPOptions(host="127.0.0.1", port=port()))
-        deployed = serve.deployment(num_replicas=1, max_ongoing_requests=2 * MAX_BATCH_SIZE)(Model)
-        serve.run(deployed.bind(), blocking=True)
+    ray.init(
+        num_cpus=max(2, os.cpu_count() or 1),
+        include_dashboard=False,
+        logging_level="warning",
+        log_to_driver=False,
+        _node_ip_address="127.0.0.1",
+        _temp_dir=str(Path.cwd()),  # which goes with this process
+    )
+    serve.start(http_options=HTTPOptions(host="127.0.0.1", port=port()))
+    deployed = serve.deployment(num_replicas=1, max_ongoing_requests=2 * MAX_BATCH_SIZE)(Model)
+    serve.run(deployed.bind(), blocking=True)
