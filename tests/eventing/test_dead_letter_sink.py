@@ -41,6 +41,9 @@ def captured_message(captured: dict[str, Any]) -> tuple[dict[str, str], bytes]:
     return headers | {f"ce-{name}": value for name, value in attributes.items()}, json.dumps(captured["data"]).encode()
 
 
+DIGEST = b"sha256:" + b"7" * 64
+
+
 def dead_event(answer: bytes = b"", **extensions: str) -> Event:
     return json_event(
         id=uuid.uuid4().hex,
@@ -124,6 +127,21 @@ def test_a_record_tells_reason_attempts_and_replays(sink: Sink) -> None:
 )
 def test_the_reason_is_found_even_in_a_cut_body(error_data: str | None, expected: tuple[Any, Any]) -> None:
     assert error_text(error_data) == expected
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "expected"),
+    [
+        (b'{"model_digest": "%b", "error": "no", "reason": "ModelFailed"}' % DIGEST, "500", DIGEST.decode()),
+        (b'{"model_digest": "%b", "error": "cut by the bro' % DIGEST, "503", DIGEST.decode()),
+        (b'{"error": "another preset", "model_digest": "%b"}' % DIGEST, "409", None),
+        (b'{"model_digest": "sha256:cut', "503", None),
+        (b'{"error": "no model"}', "503", None),
+    ],
+)
+def test_the_model_at_fault_is_kept_where_an_error_names_it(body: bytes, code: str, expected: str | None) -> None:
+    letter = dead_letter_of(dead_event(body, knativeerrorcode=code), NOW)
+    assert letter.error.model_digest == expected
 
 
 @given(st.binary(max_size=1024), st.integers(0, 1024))

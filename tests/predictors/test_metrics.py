@@ -13,6 +13,7 @@ import yaml
 
 from testbed.predictors import Predictor, null_images, running_predictor, v2_document
 from whimbrel.core import metrics
+from whimbrel.core.tensors import MODEL_VERSION
 from whimbrel.predictors.null_network import null_network
 
 COMPONENT = Path(__file__).parents[2] / "manifests" / "components" / "prometheus"
@@ -44,6 +45,21 @@ def samples(predictor: Predictor, name: str) -> dict[tuple[str, ...], float]:
 def load(predictor: Predictor, **parameters: Any) -> None:
     url = f"{predictor.url}/v2/repository/models/digits/load"
     httpx.post(url, json={"parameters": parameters}, timeout=30).raise_for_status()
+
+
+def test_live_requests_are_counted_apart_and_a_failure_names_its_package(tmp_path: Path) -> None:
+    with running_predictor(tmp_path / "log", "--model-version", "1") as predictor:
+        for parameters in ({}, {}, {MODEL_VERSION: "1"}):
+            assert predictor.infer(v2_document(null_images(1), **parameters)).status_code == 200
+        late = predictor.infer(v2_document(null_images(1), timeout=1))
+        refused = predictor.infer(v2_document(null_images(1), top_k=0))
+        answered = samples(predictor, "whimbrel_predictor_live_seconds_count")
+        failed = samples(predictor, "whimbrel_predictor_live_failures_total")
+
+    assert (answered, failed) == ({("1", "digits"): 2.0}, {("1", "digits"): 1.0})
+    assert (late.status_code, refused.status_code) == (504, 400)
+    assert late.json()["model_digest"] == null_network("null:10").description.digest
+    assert "model_digest" not in refused.json()
 
 
 def test_metrics_follow_the_versions(tmp_path: Path) -> None:

@@ -36,6 +36,7 @@ class WhimbrelError(Exception):
     def __init__(self, message: str, *, retry_after_seconds: float | None = None) -> None:
         super().__init__(" ".join(message.split()))
         self.retry_after_seconds = retry_after_seconds
+        self.model_digest: str | None = None  # of the package that failed, where it was one's fault
 
     @property
     def reason(self) -> str:
@@ -44,7 +45,9 @@ class WhimbrelError(Exception):
 
     def body(self) -> dict[str, Any]:
         """The JSON that every HTTP answer with an error carries."""
-        return {"error": str(self), "reason": self.reason}
+        told: dict[str, Any] = {"error": str(self), "reason": self.reason}
+        # First, for brokers cut what they keep of an answer.
+        return told if self.model_digest is None else {"model_digest": self.model_digest, **told}
 
     def headers(self) -> dict[str, str]:
         if self.retry_after_seconds is None:

@@ -55,6 +55,17 @@ PREDICTOR_DEVICE_SECONDS = Histogram(
 PREDICTOR_REQUESTS = Counter(
     "whimbrel_predictor_requests", "Requests by HTTP status (499: the client left)", ["model", "version", "status"]
 )
+PREDICTOR_LIVE_SECONDS = Histogram(
+    "whimbrel_predictor_live_seconds",
+    "From the arrival of a request to its answer, of those that came by the version's share and not by its name",
+    ["model", "version"],
+    buckets=_STAGE_BUCKETS,
+)
+PREDICTOR_LIVE_FAILURES = Counter(
+    "whimbrel_predictor_live_failures",
+    "Requests by the version's share that failed by the server's fault",
+    ["model", "version"],
+)
 PREDICTOR_IMAGES = Counter("whimbrel_predictor_images", "Images by outcome", ["model", "version", "outcome"])
 PREDICTOR_ROLE = Gauge(
     "whimbrel_predictor_role",

@@ -23,6 +23,9 @@ DEAD_LETTER_SCHEMA: Final = "whimbrel.dev/dead-letter/v1"
 PREDICTION_TYPE = "dev.whimbrel.prediction.v1"
 GONE_TYPE = "dev.whimbrel.gone.v1"
 
+# Of a result's `timing_ms`, beside the stages: what the version that answered took itself, as the transformer saw it.
+ANSWER = "answer"
+
 BY_VERSION = "by-version"
 GONE_NAME = "gone.json"
 
@@ -87,7 +90,7 @@ class Prediction(BaseModel):
 
 
 class Result(BaseModel):
-    """`whimbrel.dev/result/v1` (design contract 5). `predictions` best first; `timing_ms` by stage.
+    """`whimbrel.dev/result/v1` (design contract 5). `predictions` best first; `timing_ms` by stage, and `ANSWER`.
 
     `recorded` is when the result was written down; the sink sets it.
     """
@@ -116,7 +119,8 @@ class Gone(BaseModel):
 
 
 class DeadLetterError(BaseModel):
-    """The last failure: Knative's `knativeerrorcode`, `knativeerrordest` and `knativeerrordata`, decoded."""
+    """The last failure: Knative's `knativeerrorcode`, `knativeerrordest` and `knativeerrordata`, decoded.
+    `model_digest`: of the package whose failure it was, where it was one's."""
 
     model_config = _FROZEN
 
@@ -124,6 +128,7 @@ class DeadLetterError(BaseModel):
     destination: str | None = None
     reason: str | None = None
     message: str | None = None
+    model_digest: Digest | None = None
 
 
 class DeadLetter(BaseModel):

@@ -23,19 +23,23 @@ from whimbrel.eventing.dead_letter_extensions import (
 from whimbrel.eventing.unreadable import UNREADABLE_TYPE, error_extensions
 
 _MAX_MESSAGE: Final = 4096  # characters
+_SERVERS_FAULT: Final = 500
+_DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}")
 _NUMBER: Final = re.compile(r"[0-9]{1,9}")
 
 
 def dead_letter_of(event: Event, received: datetime) -> DeadLetter:
     """The record of an event, which is kept without what the broker added, so that it can be sent again."""
-    reason, message = (_unicode(text) for text in error_text(event.extensions.get(ERROR_DATA)))
+    error_data, code = event.extensions.get(ERROR_DATA), _number(event.extensions.get(ERROR_CODE))
+    reason, message = (_unicode(text) for text in error_text(error_data))
     return DeadLetter(
         event=json.loads(structured(event.without_extensions(ADDED))[1]),
         error=DeadLetterError(
-            code=_number(event.extensions.get(ERROR_CODE)),
+            code=code,
             destination=event.extensions.get(ERROR_DESTINATION),
             reason=reason,
             message=message,
+            model_digest=_model_at_fault(error_data, code),
         ),
         attempts=_number(event.extensions.get(ATTEMPTS)),
         replays=_number(event.extensions.get(REPLAY)) or 0,
@@ -67,6 +71,14 @@ def error_text(error_data: str | None) -> tuple[str | None, str | None]:
             if isinstance(message, str):
                 return (reason if isinstance(reason, str) else None), message[:_MAX_MESSAGE]
     return _cut_string(text, "reason"), (_cut_string(text, "error") or text)[:_MAX_MESSAGE]
+
+
+def _model_at_fault(error_data: str | None, code: int | None) -> str | None:
+    """The package whose failure it was. What is no server's fault is no package's either."""
+    if not error_data or code is None or code < _SERVERS_FAULT:
+        return None
+    digest = _cut_string(_decoded(error_data), "model_digest")
+    return digest if digest and _DIGEST.fullmatch(digest) else None
 
 
 def _decoded(error_data: str) -> str:

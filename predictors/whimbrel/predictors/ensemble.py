@@ -106,7 +106,7 @@ class EnsembleModel(Model):  # type: ignore[misc]
             for part in combination.parts:
                 in_use.enter_context(part.resident.in_use())
             live = named is None
-            with tallied(functools.partial(self._count, combination, live=live)) as tally:
+            with tallied(functools.partial(self._count, combination, live=live), task.description.digest) as tally:
                 asked = await read(payload, task, self._limits)
                 tally.images = len(asked.images)
                 deadline = deadline_of(arrived, asked.timeout_seconds, timeout_of(given))
@@ -200,7 +200,7 @@ class EnsembleModel(Model):  # type: ignore[misc]
             raise NotFound(f"expected the version {seen}, which the members' current ones make, seen {version!r}")
         return current
 
-    def _count(self, combination: Combination, *, status: int, outcome: str, images: int, live: bool) -> None:
+    def _count(self, combination: Combination, *, live: bool, **what: Any) -> None:
         """What was counted of versions that have left goes when another combination answers."""
         version = combination.version
         if version not in self._counted:
@@ -209,13 +209,14 @@ class EnsembleModel(Model):  # type: ignore[misc]
                     self._metrics.forget(known)
                     del self._counted[known]
             self._counted[version] = tuple((part.member, part.resident.version) for part in combination.parts)
-        self._metrics.count(version, status=status, outcome=outcome, images=images, live=live)
+        self._metrics.count(version, live=live, **what)
 
 
 async def _voice(part: Part, asked: Asked, deadline: float | None, *, live: bool) -> Voice:
     """All its scores; counted as any other request that its version is given."""
     task, metrics = part.resident.task, part.member.residents.metrics
-    with tallied(functools.partial(metrics.count, part.resident.version, live=live)) as tally:
+    count = functools.partial(metrics.count, part.resident.version, live=live)
+    with tallied(count, part.resident.description.digest) as tally:
         tally.images = len(asked.images)
         outputs = await part.resident.batcher.infer(asked.images, len(task.description.labels), deadline)
         task.check_finite(outputs[SCORES], SCORES)

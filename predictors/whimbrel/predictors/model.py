@@ -69,7 +69,7 @@ class PredictorModel(Model):  # type: ignore[misc]
         named = version_of(payload, given)
         resident = self.residents.pick(key_of(payload, given), named)
         count = functools.partial(self.residents.metrics.count, resident.version, live=named is None)
-        with resident.in_use(), tallied(count) as tally:
+        with resident.in_use(), tallied(count, resident.description.digest) as tally:
             asked = await read(payload, resident.task, self._limits)
             tally.images = len(asked.images)
             deadline = deadline_of(arrived, asked.timeout_seconds, timeout_of(given))

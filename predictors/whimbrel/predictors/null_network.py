@@ -18,8 +18,9 @@ from whimbrel.predictors.tasks.chosen import task_of
 SCHEMA = "whimbrel.dev/null/v1"
 SIDE_PIXELS = 8
 PREFIX = "class"
-URI = (  # null:[TASK:]CLASSES[,HEIGHTxWIDTH][,PREFIX]
-    r"null:((detection|pose):)?[1-9][0-9]{0,4}(,[1-9][0-9]{0,3}x[1-9][0-9]{0,3})?(,[a-z][a-z0-9]{0,31})?"
+URI = (  # null:[TASK:]CLASSES[,HEIGHTxWIDTH][,MILLISECONDSms][,PREFIX]
+    r"null:((detection|pose):)?[1-9][0-9]{0,4}(,[1-9][0-9]{0,3}x[1-9][0-9]{0,3})?"
+    r"(,[1-9][0-9]{0,3}ms)?(,[a-z][a-z0-9]{0,31})?"
 )
 KEYPOINT_NAMES = ("top-left", "centre", "bottom-right")
 _BRIGHT = 128
@@ -100,14 +101,16 @@ def _bright_runs(green: NDArray[np.uint8]) -> Iterator[tuple[tuple[int, int, int
 
 
 def null_network(uri: str, *, delay_seconds: float = 0.0) -> NullNetwork:
-    """The network that a URI of the form `URI` describes; task, size and prefix may be left out."""
+    """The network that a URI of the form `URI` describes; task, size, delay and prefix may be left out."""
     found = re.fullmatch(URI, uri)
     if found is None:
-        raise ValueError(f"expected null:[TASK:]CLASSES[,HEIGHTxWIDTH][,PREFIX], seen {uri!r}")
+        raise ValueError(f"expected null:[TASK:]CLASSES[,HEIGHTxWIDTH][,MILLISECONDSms][,PREFIX], seen {uri!r}")
     classes, *described = uri.rpartition(":")[2].split(",")
     size, prefix = (SIDE_PIXELS, SIDE_PIXELS), PREFIX
     for part in described:
-        if part[0].isdecimal():
+        if part.endswith("ms") and part[0].isdecimal():
+            delay_seconds = int(part.removesuffix("ms")) / 1000
+        elif part[0].isdecimal():
             height, width = part.split("x")
             size = int(height), int(width)
         else:

@@ -48,7 +48,7 @@ class PredictorSettings(ModelServerSettings, S3Settings):
         default=None,
         pattern=f"^{URI}$",
         description="s3://BUCKET/PREFIX, pointer+s3://BUCKET/KEY, file:///FOLDER, models:/NAME@ALIAS, "
-        "models:/NAME/VERSION, or null:[TASK:]CLASSES[,HEIGHTxWIDTH][,PREFIX]",
+        "models:/NAME/VERSION, or null:[TASK:]CLASSES[,HEIGHTxWIDTH][,MILLISECONDSms][,PREFIX]",
     )
     model_digest: Digest | None = Field(default=None, description="the package to expect; required for s3 and file")
     model_attestations: str | None = Field(

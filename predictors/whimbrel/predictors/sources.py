@@ -231,8 +231,8 @@ def _null_network(source: Source, settings: PredictorSettings) -> Network:
         network = null_network(source.uri, delay_seconds=settings.null_delay_seconds)
     except ValueError:
         raise InputRefused(
-            "parameter uri: expected null:[TASK:]CLASSES[,HEIGHTxWIDTH][,PREFIX] with sides of at most "
-            f"{MAX_SIDE_PIXELS}, seen {source.uri[:200]!r}"
+            "parameter uri: expected null:[TASK:]CLASSES[,HEIGHTxWIDTH][,MILLISECONDSms][,PREFIX] with sides of at "
+            f"most {MAX_SIDE_PIXELS}, seen {source.uri[:200]!r}"
         ) from None
     seen = network.description.digest
     if source.digest not in (None, seen):

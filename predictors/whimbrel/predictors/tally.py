@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from whimbrel.core.errors import WhimbrelError
+from whimbrel.predictors.version_metrics import SERVERS_FAULT
 
 CLIENT_LEFT = 499  # as nginx has it
 
@@ -20,9 +22,10 @@ class Tally:
 
 
 @contextmanager
-def tallied(count: Callable[..., None]) -> Iterator[Tally]:
-    """Around one request, before its version may leave. `count`: `VersionMetrics.count` for that version."""
-    tally = Tally()
+def tallied(count: Callable[..., None], digest: str) -> Iterator[Tally]:
+    """Around one request, before its version may leave. `count`: `VersionMetrics.count` for that version; `digest`: of
+    its package, which a failure by the server's fault names."""
+    tally, begun = Tally(), time.monotonic()
     try:
         yield tally
     except asyncio.CancelledError:
@@ -32,5 +35,7 @@ def tallied(count: Callable[..., None]) -> Iterator[Tally]:
         known = error if isinstance(error, WhimbrelError) else None
         status, outcome = (known.status, known.reason) if known else (500, "Failed")
         count(status=status, outcome=outcome, images=tally.images)
+        if known is not None and status >= SERVERS_FAULT and known.model_digest is None:
+            known.model_digest = digest
         raise
-    count(status=200, outcome="answered", images=tally.images)
+    count(status=200, outcome="answered", images=tally.images, seconds=time.monotonic() - begun)

@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 
-from prometheus_client import Counter, Gauge
+from prometheus_client import Counter, Gauge, Histogram
 
 from whimbrel.core.metrics import (
     PREDICTOR_COMPUTING,
     PREDICTOR_IMAGES,
+    PREDICTOR_LIVE_FAILURES,
+    PREDICTOR_LIVE_SECONDS,
     PREDICTOR_REQUESTS,
     PREDICTOR_RESIDENT_BYTES,
     PREDICTOR_ROLE,
@@ -18,7 +20,7 @@ from whimbrel.core.metrics import (
 )
 from whimbrel.predictors.network import Computing
 
-_SERVERS_FAULT = HTTPStatus.INTERNAL_SERVER_ERROR
+SERVERS_FAULT = HTTPStatus.INTERNAL_SERVER_ERROR
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +38,7 @@ class VersionMetrics:
     def __init__(self, model_name: str) -> None:
         self._model_name = model_name
         self._exposed: set[tuple[Gauge, tuple[str, ...]]] = set()
-        self._counted: set[tuple[Counter, str, str]] = set()  # with version, and outcome or status
+        self._counted: set[tuple[Counter | Histogram, tuple[str, ...]]] = set()  # with all but the model
         self.requests: dict[str, tuple[int, int]] = {}  # live, by version: answered, and failed by our fault
 
     def show(self, roles: Mapping[str, Shown], candidate_share: float) -> None:
@@ -56,22 +58,35 @@ class VersionMetrics:
             gauge.labels(*labels).set(value)
         self._exposed = set(shown)
 
-    def count(self, version: str, *, status: int, outcome: str, images: int, live: bool = True) -> None:
-        """One request that this version was given; `live`: by its share, not by its name."""
+    def count(
+        self, version: str, *, status: int, outcome: str, images: int, live: bool = True, seconds: float = 0.0
+    ) -> None:
+        """One request that this version was given; `live`: by its share, not by its name. `seconds`: of an answer."""
         for counter, label, amount in (
             (PREDICTOR_REQUESTS, str(status), 1),
             (PREDICTOR_IMAGES, outcome, images),
         ):
             counter.labels(self._model_name, version, label).inc(amount)
-            self._counted.add((counter, version, label))
-        if not live:
-            return
+            self._counted.add((counter, (version, label)))
+        if live:
+            self._count_live(version, status, seconds)
+
+    def _count_live(self, version: str, status: int, seconds: float) -> None:
+        for metric in (PREDICTOR_LIVE_SECONDS, PREDICTOR_LIVE_FAILURES):
+            metric.labels(self._model_name, version)  # at zero before the first: what reads it sees the first too
+            self._counted.add((metric, (version,)))
         answered, failed = self.requests.get(version, (0, 0))
-        self.requests[version] = answered + (status == HTTPStatus.OK), failed + (status >= _SERVERS_FAULT)
+        if status == HTTPStatus.OK:
+            answered += 1
+            PREDICTOR_LIVE_SECONDS.labels(self._model_name, version).observe(seconds)
+        elif status >= SERVERS_FAULT:
+            failed += 1
+            PREDICTOR_LIVE_FAILURES.labels(self._model_name, version).inc()
+        self.requests[version] = answered, failed
 
     def forget(self, version: str) -> None:
         """What was counted of a version that has left."""
         self.requests.pop(version, None)
-        for counter, counted, label in [each for each in self._counted if each[1] == version]:
-            counter.remove(self._model_name, counted, label)
-            self._counted.remove((counter, counted, label))
+        for metric, labels in [each for each in self._counted if each[1][0] == version]:
+            metric.remove(self._model_name, *labels)
+            self._counted.remove((metric, labels))
