@@ -13,6 +13,9 @@ from starlette.routing import Route as Path
 
 from testbed.gateways import HOST, gateway, raw_server, serving, until
 from whimbrel.core.sockets import listening_socket
+from whimbrel.local.ingress.gate import Gate
+from whimbrel.local.ingress.replicas import Replicas
+from whimbrel.local.ingress.routes import Failure, Route, Routes, Share
 
 pytestmark = pytest.mark.anyio
 
@@ -52,6 +55,23 @@ async def test_a_request_and_its_answer_pass_through_as_they_are(status: int) ->
         "host": "one.default.localhost",
         "ce-id": "1",
     }
+
+
+async def test_a_tag_leads_to_its_revision_and_to_nothing_else() -> None:
+    """By its host, and by Knative's header at the service's own host."""
+    replicas = [Replicas("one-00001"), Replicas("one-00002")]
+    one, latest = (
+        Route(name, (Share(100, each),), 30) for name, each in zip(("one", "latest-one"), replicas, strict=True)
+    )
+    routes = Routes()
+    routes.replace({HOST: one, f"latest-{HOST}": latest}, {"one": one})
+    gate = Gate(routes, 20, 100)
+
+    assert gate.route(None, f"latest-{HOST}") is gate.route(None, HOST, "latest") is latest
+    assert gate.route("one", "127.0.0.1", "latest") is latest
+    assert gate.route("one", "127.0.0.1") is one
+    with pytest.raises(Failure, match="one has no revision with the tag 'prev'"):
+        gate.route("one", "127.0.0.1", "prev")
 
 
 async def test_a_request_waits_while_the_process_starts() -> None:

@@ -14,6 +14,7 @@ from testbed.predictors import Predictor
 from testbed.processes import answers, free_port, running, wait_for
 from testbed.stores import Store
 from testbed.transformers import Transformer, running_transformer
+from whimbrel.core.tensors import TAG_HEADER, VERSION_HEADER
 
 
 def predict(transformer: Transformer, **options: Any) -> httpx.Response:
@@ -72,6 +73,12 @@ def test_what_is_no_image_is_refused_with_the_reason(
 ) -> None:
     response = predict(transformer, **request_options)
     assert (response.status_code, reason in response.json()["error"]) == (status, True), response.text
+
+
+@pytest.mark.parametrize("headers", [{VERSION_HEADER: "1", TAG_HEADER: "next"}, {TAG_HEADER: "latest"}])
+def test_a_tag_that_names_no_revision_is_refused(transformer: Transformer, headers: dict[str, str]) -> None:
+    answer = predict(transformer, content=png(7), headers={"content-type": "image/png", **headers})
+    assert (answer.status_code, TAG_HEADER in answer.json()["error"]) == (400, True)
 
 
 def test_an_unknown_model_is_not_found(transformer: Transformer) -> None:

@@ -15,7 +15,8 @@ from whimbrel.core.errors import PresetMismatch, TryAgain, Unavailable, Undecoda
 from whimbrel.core.package import Preset
 from whimbrel.core.results import Prediction, ResultModel
 from whimbrel.core.tensors import PRESET_DIGEST, TOP_K
-from whimbrel.transformers.answers import Answer, Inference, answer_of, error_of
+from whimbrel.transformers.answers import Answer, Inference, Named, answer_of, error_of
+from whimbrel.transformers.connect import addressed
 from whimbrel.transformers.grpc_inference import GrpcInference
 from whimbrel.transformers.predictor import MAX_TRIES, PATIENCE, Predictor
 from whimbrel.transformers.rest_inference import RestInference
@@ -57,6 +58,28 @@ class Preparing:
     async def __call__(self, preset: Preset) -> NDArray[np.uint8]:
         self.presets.append(preset)
         return np.zeros((preset.height, preset.width, 3), np.uint8)
+
+
+def test_a_tag_is_a_host_of_its_own_and_a_header_where_the_host_is_a_number() -> None:
+    assert addressed("finches-predictor.birds", None) == ("finches-predictor.birds", {})
+    header = {"knative-serving-tag": "latest"}
+    assert addressed("finches-predictor.birds", "latest") == ("latest-finches-predictor.birds", header)
+    assert addressed("127.0.0.1:8080", "latest") == ("127.0.0.1:8080", header)
+
+
+async def test_a_named_version_is_asked_by_its_tag_with_the_preset_that_it_had_before() -> None:
+    first, second, preparing = Versions(SMALL), Versions(LARGE), Preparing()
+    predictor = Predictor(first, top_k=3, tagged={"latest": second})
+    for _ in range(2):
+        await predictor.classify(preparing, "live")
+        assert (await predictor.classify(preparing, "asked", Named("2", "latest"))).model.version == LARGE.digest
+    assert preparing.presets == [SMALL, SMALL, LARGE, SMALL, LARGE]
+    assert [digest for _, digest in second.asked] == [SMALL.digest, LARGE.digest, LARGE.digest]
+
+
+def test_the_package_that_failed_is_passed_on() -> None:
+    body = json.dumps({"model_digest": "sha256:7", "error": "no", "reason": "ModelFailed"})
+    assert list(error_of(500, body, None).body()) == ["model_digest", "error", "reason"]
 
 
 async def test_learns_the_preset_by_one_question_however_many_ask() -> None:

@@ -68,5 +68,11 @@ REQUEST_ID_HEADER = "x-request-id"
 VERSION_HEADER = "x-whimbrel-model-version"
 DIGEST_HEADER = "x-whimbrel-model-digest"
 
+# Beside the version that a request to the transformer names: by which tag of a split its revision is reached.
+TAG_HEADER = "x-whimbrel-predictor-tag"
+LATEST_TAG, PREVIOUS_TAG = "latest", "prev"  # KServe's, of the newest revision and of the one before it
+# How Knative is told a tag where the host name cannot tell it.
+KNATIVE_TAG_HEADER = "knative-serving-tag"
+
 # How long the caller waits for the answer, in milliseconds from arrival; Envoy sets it by itself.
 TIMEOUT_HEADER = "x-envoy-expected-rq-timeout-ms"

@@ -58,16 +58,27 @@ _REFUSALS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The labels or objects of one image, best first, and the model version that gave them."""
+    """The labels or objects of one image, best first, and the model version that gave them. `seconds`: from the request
+    that it answered, without those before that another version met."""
 
     predictions: tuple[Prediction, ...]
     model: ResultModel
     task: str = CLASSIFICATION
+    seconds: float = 0.0
 
     def told_in(self, placement: Placement) -> Answer:
         """With boxes and keypoints, which are the input's, in pixels of the picture."""
         placed = (placement.prediction(each) for each in self.predictions)
         return replace(self, predictions=tuple(each for each in placed if each is not None))
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """The version that a request asks, at no share of the traffic even. `tag`: of the revision that has it, where
+    versions are revisions of their own."""
+
+    version: str
+    tag: str | None = None
 
 
 class Inference(Protocol):
@@ -117,7 +128,10 @@ def error_of(status: int, body: bytes | str, retry_after: str | None) -> Whimbre
     message = f"predictor: {content.get('error') or _excerpt(body) or f'status {status}'}"
     if status == PresetMismatch.status and "preset" in content:
         return PresetMismatch(message, preset=content["preset"], model_digest=str(content.get("model_digest", "")))
-    return _kind_of(status, content.get("reason"))(message, retry_after_seconds=_seconds(retry_after))
+    error = _kind_of(status, content.get("reason"))(message, retry_after_seconds=_seconds(retry_after))
+    if isinstance(content.get("model_digest"), str):
+        error.model_digest = content["model_digest"]
+    return error
 
 
 def _kind_of(status: int, reason: Any) -> type[WhimbrelError]:

@@ -14,7 +14,7 @@ from whimbrel.core import tracing
 from whimbrel.core.errors import WhimbrelError
 from whimbrel.core.metrics import TRANSFORMER_IMAGES
 from whimbrel.core.package import Preset
-from whimbrel.transformers.answers import Answer
+from whimbrel.transformers.answers import Answer, Named
 from whimbrel.transformers.decoder import Decoder
 from whimbrel.transformers.placement import Placement
 from whimbrel.transformers.predictor import Prepare
@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 class Answering(Protocol):
     """A predictor, whoever made it: it has the image prepared by the preset that it needs."""
 
-    async def classify(self, prepare: Prepare, key: str, version: str | None = None) -> Answer: ...
+    async def classify(self, prepare: Prepare, key: str, named: Named | None = None) -> Answer: ...
 
     async def close(self) -> None: ...
 
@@ -35,9 +35,9 @@ class Classifier:
     def __init__(self, decoder: Decoder, predictor: Answering) -> None:
         self._decoder, self._predictor = decoder, predictor
 
-    async def classify(self, content: bytes, timing: Timing, key: str, version: str | None = None) -> Answer:
+    async def classify(self, content: bytes, timing: Timing, key: str, named: Named | None = None) -> Answer:
         """`key` is what a second try for this image has again: a split between versions decides by it, unless
-        `version` names the one that is asked.
+        one is `named`.
 
         Raises what `Decoder.decode` and `Answering.classify` raise.
         """
@@ -52,7 +52,7 @@ class Classifier:
             return decoded.pixels
 
         with timing.stage(PREDICT):
-            answer = await self._predictor.classify(prepare, key, version)
+            answer = await self._predictor.classify(prepare, key, named)
         return answer if placed is None else answer.told_in(placed)
 
 

@@ -30,7 +30,7 @@ from whimbrel.core.errors import NotFound, PayloadTooLarge, WhimbrelError, is_re
 from whimbrel.core.logs import log_fields
 from whimbrel.core.metrics import TRANSFORMER_IMAGES
 from whimbrel.core.records import ObjectEvent, object_event
-from whimbrel.core.results import GONE_TYPE, PREDICTION_TYPE, Gone, Result, ResultEvent, ResultObject
+from whimbrel.core.results import ANSWER, GONE_TYPE, PREDICTION_TYPE, Gone, Result, ResultEvent, ResultObject
 from whimbrel.transformers.classifier import Classifier, counted, log_answer
 from whimbrel.transformers.fetch import ObjectGone, ObjectReader
 from whimbrel.transformers.known import KnownAnswers
@@ -119,7 +119,7 @@ class ObjectEvents:
                     if known is not None:
                         return known
                 answer = await self.classifier.classify(fetched.content, timing, event.id)
-        timing_ms = timing.finish()
+        timing_ms = timing.finish() | {ANSWER: round(answer.seconds * 1000, 3)}
         log_answer(answer, timing_ms)
         return Result(
             object=ResultObject.of(fetched.ref),

@@ -13,7 +13,7 @@ from whimbrel.core.errors import InputRefused, Unavailable
 from whimbrel.core.package import digest_of_json
 from whimbrel.core.results import Prediction, ResultModel
 from whimbrel.core.tensors import VERSION_HEADER
-from whimbrel.transformers.answers import Answer
+from whimbrel.transformers.answers import Answer, Named
 from whimbrel.transformers.contract import Contract
 from whimbrel.transformers.predictor import Prepare
 
@@ -42,10 +42,11 @@ class ForeignPredictor:
         self._contract, self._exchange, self._model_name, self._top_k = contract, exchange, model_name, top_k
         self._stated = contract.model_dump(mode="json")
 
-    async def classify(self, prepare: Prepare, key: str, version: str | None = None) -> Answer:
-        """Raises what `prepare` raises, NotFound, QuotaExceeded and Unavailable; InputRefused for a named `version`."""
-        if version is not None:
-            raise InputRefused(f"expected no {VERSION_HEADER} for a predictor of another maker, seen {version!r}")
+    async def classify(self, prepare: Prepare, key: str, named: Named | None = None) -> Answer:
+        """Raises what `prepare` raises, NotFound, QuotaExceeded and Unavailable; InputRefused for a `named` version."""
+        if named is not None:
+            seen = named.version
+            raise InputRefused(f"expected no {VERSION_HEADER} for a predictor of another maker, seen {seen!r}")
         image = await prepare(self._contract.preset)
         tensor = await asyncio.to_thread(self._contract.tensor, image)
         with tracing.span("transformer.predict"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
@@ -27,12 +28,14 @@ _STATUS_OF_CODE = {
 class GrpcCalls:
     """`close` it."""
 
-    def __init__(self, target: str, *, timeout_seconds: float, tls: bool) -> None:
-        self._target, self._timeout_seconds, self._tls = target, timeout_seconds, tls
+    def __init__(
+        self, target: str, *, timeout_seconds: float, tls: bool, headers: Mapping[str, str] | None = None
+    ) -> None:
+        self._target, self._timeout_seconds, self._tls, self._headers = target, timeout_seconds, tls, headers or {}
 
     async def infer(self, request: InferRequest, key: str) -> InferResponse:
         """Raises the predictor's error as the table's, or Unavailable."""
-        metadata = tuple(request_headers(key).items())
+        metadata = tuple((request_headers(key) | dict(self._headers)).items())
         try:
             message = await GRPCInferenceServiceStub(self._channel).ModelInfer(
                 request.to_grpc(), timeout=self._timeout_seconds, metadata=metadata

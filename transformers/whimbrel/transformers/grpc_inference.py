@@ -16,8 +16,17 @@ from whimbrel.transformers.grpc_calls import GrpcCalls, array_of
 class GrpcInference:
     """One channel to one predictor; `close` it."""
 
-    def __init__(self, target: str, model_name: str, *, timeout_seconds: float, tls: bool) -> None:
-        self._calls, self._model_name = GrpcCalls(target, timeout_seconds=timeout_seconds, tls=tls), model_name
+    def __init__(
+        self,
+        target: str,
+        model_name: str,
+        *,
+        timeout_seconds: float,
+        tls: bool,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        self._calls = GrpcCalls(target, timeout_seconds=timeout_seconds, tls=tls, headers=headers)
+        self._model_name = model_name
 
     async def infer(self, tensor: NDArray[np.uint8], parameters: Mapping[str, str | int], key: str) -> Answer:
         image = InferInput(IMAGES, list(tensor.shape), "UINT8")

@@ -10,9 +10,16 @@ from typing import Any
 
 from whimbrel.core.errors import InputRefused, WhimbrelError
 from whimbrel.core.kserve_sdk import InferRequest, InferResponse, Model
-from whimbrel.core.tensors import CLASSIFICATION, REQUEST_ID_HEADER, VERSION_HEADER
+from whimbrel.core.tensors import (
+    CLASSIFICATION,
+    LATEST_TAG,
+    PREVIOUS_TAG,
+    REQUEST_ID_HEADER,
+    TAG_HEADER,
+    VERSION_HEADER,
+)
 from whimbrel.transformers import replies
-from whimbrel.transformers.answers import Answer
+from whimbrel.transformers.answers import Answer, Named
 from whimbrel.transformers.classifier import Classifier, counted, log_answer
 from whimbrel.transformers.inputs import AskedImage, images_of_v1, images_of_v2
 from whimbrel.transformers.replies import ReplyCodec
@@ -25,10 +32,10 @@ _IMAGES_AT_ONCE = 16
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A request, read. `v2` is None for a V1 request; `version` names the one that is asked, if any."""
+    """A request, read. `v2` is None for a V1 request."""
 
     request_id: str
-    version: str | None
+    named: Named | None
     images: list[AskedImage]
     v2: InferRequest | None
 
@@ -53,15 +60,16 @@ class TransformerModel(Model):  # type: ignore[misc]
 
     async def preprocess(self, payload: Any, headers: Mapping[str, str] | None = None) -> Asked:
         given = headers or {}
-        request_id, version = given.get(REQUEST_ID_HEADER) or uuid.uuid4().hex, given.get(VERSION_HEADER)
+        request_id = given.get(REQUEST_ID_HEADER) or uuid.uuid4().hex
         if isinstance(payload, InferRequest):
-            named = payload.model_version or version
+            named = _named(given, payload.model_version)
             return Asked(request_id, named, await asyncio.to_thread(images_of_v2, payload), payload)
+        named = _named(given)
         images = await asyncio.to_thread(images_of_v1, payload, given)
         most = self._codec.max_images
         if most is not None and len(images) > most:
             raise InputRefused(f"expected at most {most} images a request for this reply format, seen {len(images)}")
-        return Asked(request_id, version, images, None)
+        return Asked(request_id, named, images, None)
 
     async def predict(
         self, payload: Asked, headers: Mapping[str, str] | None = None, response_headers: dict[str, str] | None = None
@@ -107,8 +115,18 @@ class TransformerModel(Model):  # type: ignore[misc]
         try:
             with counted():
                 async with self._images.opened(image.source, timing) as content:
-                    answer = await self._classifier.classify(content, timing, asked.request_id, asked.version)
+                    answer = await self._classifier.classify(content, timing, asked.request_id, asked.named)
         except WhimbrelError as error:
             raise image.located(error) from None
         log_answer(answer, timing.finish())
         return answer
+
+
+def _named(headers: Mapping[str, str], version: str | None = None) -> Named | None:
+    """Raises InputRefused for a tag without a version, and for one that KServe gives to no revision."""
+    version, tag = version or headers.get(VERSION_HEADER), headers.get(TAG_HEADER)
+    if tag is not None and (version is None or tag not in {LATEST_TAG, PREVIOUS_TAG}):
+        raise InputRefused(
+            f"expected {LATEST_TAG!r} or {PREVIOUS_TAG!r} as {TAG_HEADER}, beside {VERSION_HEADER}, seen {tag!r:.80}"
+        )
+    return None if version is None else Named(version, tag)

@@ -8,7 +8,9 @@ once more. A transformer that knows no preset yet learns one the same way.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,62 +20,86 @@ from whimbrel.core import tracing
 from whimbrel.core.errors import PresetMismatch, Unavailable
 from whimbrel.core.package import Preset
 from whimbrel.core.tensors import MODEL_VERSION, PRESET_DIGEST, SCORE_THRESHOLD, TOP_K
-from whimbrel.transformers.answers import Answer, Inference
+from whimbrel.transformers.answers import Answer, Inference, Named
 
 # The version that an image met first is asked until the split sends the image there again, so that a canary answers
 # its share; only when it seems to be gone is the image prepared for whoever refuses it.
 PATIENCE = 32
 MAX_TRIES = 3 * PATIENCE
+_MOST_NAMED = 16  # versions whose presets are remembered; who compares names two
 
 Prepare = Callable[[Preset], Awaitable[NDArray[np.uint8]]]
 
 
 class Predictor:
-    """Knows the preset of the version that answered last. Belongs to one event loop."""
+    """Knows the preset of the version that answered last. Belongs to one event loop.
 
-    def __init__(self, inference: Inference, *, top_k: int | None = None, score_threshold: float | None = None) -> None:
+    `tagged`: the ways to its revisions by their tags, for requests that name one.
+    """
+
+    def __init__(
+        self,
+        inference: Inference,
+        *,
+        top_k: int | None = None,
+        score_threshold: float | None = None,
+        tagged: Mapping[str, Inference] | None = None,
+    ) -> None:
         """`top_k` and `score_threshold` of every request; what is None is the predictor's to say."""
-        self._inference = inference
+        self._inference, self._tagged = inference, tagged or {}
         self._wanted: dict[str, str | int] = {} if top_k is None else {TOP_K: top_k}
         if score_threshold is not None:
             self._wanted[SCORE_THRESHOLD] = f"{score_threshold:f}"  # a parameter of gRPC is no float
         self._preset: Preset | None = None
+        self._presets_of_named: dict[Named, Preset] = {}
         self._discovery: asyncio.Task[Preset] | None = None
 
-    async def classify(self, prepare: Prepare, key: str, version: str | None = None) -> Answer:
+    async def classify(self, prepare: Prepare, key: str, named: Named | None = None) -> Answer:
         """The answer for one image; `prepare` makes its (H, W, 3) tensor by a preset, again for another preset.
 
-        `version` asks that resident version and no other, at no share of the traffic even: for who compares two.
+        A `named` version is asked and no other, for who compares two.
         Raises what `prepare` and the predictor raise; PresetMismatch (409) when the presets keep changing.
         """
-        preset = self._preset or await self._discovered(key)
+        preset = self._presets_of_named.get(named) if named is not None else None
+        preset = preset or self._preset or await self._discovered(key)
         image = await prepare(preset)
         for tries in range(MAX_TRIES):
+            begun = time.perf_counter()
             try:
-                answer = await self._infer(image, preset.digest, key, version)
+                answer = await self._infer(image, preset.digest, key, named)
             except PresetMismatch as mismatch:
                 refused, asked_for = mismatch, _preset_of(mismatch)
                 if tries % PATIENCE == 0 and asked_for != preset:
                     preset, image = asked_for, await prepare(asked_for)
             else:
-                if version is None:
-                    self._preset = preset
-                return answer
+                self._remember(preset, named)
+                return replace(answer, seconds=time.perf_counter() - begun)
         raise refused
 
     async def close(self) -> None:
         if self._discovery is not None:
             self._discovery.cancel()
-        await self._inference.close()
+        for inference in (self._inference, *self._tagged.values()):
+            await inference.close()
+
+    def _remember(self, preset: Preset, named: Named | None) -> None:
+        if named is None:
+            self._preset = preset
+            return
+        if len(self._presets_of_named) >= _MOST_NAMED:
+            self._presets_of_named.clear()
+        self._presets_of_named[named] = preset
 
     async def _infer(
-        self, image: NDArray[np.uint8], preset_digest: str, key: str, version: str | None = None
+        self, image: NDArray[np.uint8], preset_digest: str, key: str, named: Named | None = None
     ) -> Answer:
         parameters: dict[str, str | int] = {PRESET_DIGEST: preset_digest, **self._wanted}
-        if version is not None:
-            parameters[MODEL_VERSION] = version
+        inference = self._inference
+        if named is not None:
+            parameters[MODEL_VERSION] = named.version
+            inference = self._tagged[named.tag] if named.tag else inference
         with tracing.span("transformer.predict"):
-            return await self._inference.infer(image[np.newaxis], parameters, key)
+            return await inference.infer(image[np.newaxis], parameters, key)
 
     async def _discovered(self, key: str) -> Preset:
         """The first requests share one question, and its failure."""

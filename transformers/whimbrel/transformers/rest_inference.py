@@ -19,13 +19,21 @@ from whimbrel.transformers.predictor_http import PredictorHttp
 class RestInference:
     """One pool of connections to one predictor; `close` it."""
 
-    def __init__(self, base_url: str, model_name: str, *, timeout_seconds: float, connections: int) -> None:
-        self._path, self._model_name = f"/v2/models/{model_name}/infer", model_name
+    def __init__(
+        self,
+        base_url: str,
+        model_name: str,
+        *,
+        timeout_seconds: float,
+        connections: int,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        self._path, self._model_name, self._headers = f"/v2/models/{model_name}/infer", model_name, headers or {}
         self._http = PredictorHttp(base_url, timeout_seconds=timeout_seconds, connections=connections)
 
     async def infer(self, tensor: NDArray[np.uint8], parameters: Mapping[str, str | int], key: str) -> Answer:
         head, content = _request(tensor, parameters, key)
-        headers = {"content-type": "application/octet-stream", JSON_LENGTH_HEADER: str(len(head))}
+        headers = {"content-type": "application/octet-stream", JSON_LENGTH_HEADER: str(len(head)), **self._headers}
         return self._answer(await self._http.post(self._path, head + content, headers, key))
 
     async def close(self) -> None:

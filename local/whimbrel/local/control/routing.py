@@ -17,7 +17,7 @@ Shares = tuple[tuple[int, Key], ...]
 
 @dataclass(frozen=True, slots=True)
 class RoutePlan:
-    """A service, or a tag of one (`service` is then empty), and the weight of each revision."""
+    """A service, or a tag of one (`service` is then empty, and `name` is TAG-SERVICE), and each revision's weight."""
 
     name: str
     kind: str  # that a user applied
@@ -43,9 +43,9 @@ def routes(world: World, service: Object) -> list[RoutePlan]:
     found = [RoutePlan(qualified, kind, host, qualified, shares, timeout) for host in _hosts(world, service, owner)]
     for target in traffic:
         if target.tag:
-            tagged = f"{target.tag}-{name}"
-            share = ((100, (namespace, target.revision)),)
-            found.append(RoutePlan(tagged, kind, names.host(tagged, namespace), "", share, timeout))
+            tagged = f"{target.tag}-{qualified}"
+            host = names.host(f"{target.tag}-{name}", namespace)
+            found.append(RoutePlan(tagged, kind, host, "", ((100, (namespace, target.revision)),), timeout))
     return found
 
 

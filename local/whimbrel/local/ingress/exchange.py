@@ -13,6 +13,7 @@ import http
 import logging
 from typing import Protocol
 
+from whimbrel.core.tensors import KNATIVE_TAG_HEADER
 from whimbrel.local.ingress.gate import Gate
 from whimbrel.local.ingress.outbound import Broken, Outbound
 from whimbrel.local.ingress.routes import Failure
@@ -25,6 +26,7 @@ _HOP_BY_HOP = frozenset(
 )
 # Without them a body has no end and a request no place, whatever a Connection header names.
 _NEEDED = frozenset({b"content-length", b"host", b"transfer-encoding"})
+_TAG = KNATIVE_TAG_HEADER.encode()
 HIGH_WATER = 256 * 1024
 
 
@@ -149,7 +151,7 @@ class Exchange:
             self._fail(Failure(502, f"the process ended in the middle of the request: {error}"))
 
     async def _exchange(self, gate: Gate) -> None:
-        route = gate.route(self._client.service, self._host())
+        route = gate.route(self._client.service, self._host(), self._header(_TAG))
         replicas = route.choose()
         clock = asyncio.get_running_loop().time
         replicas.arrive(clock())
@@ -221,7 +223,10 @@ class Exchange:
     def _host(self) -> str:
         if _is_absolute(self.target):
             return self.target[len(b"http://") :].partition(b"/")[0].decode("latin-1")
-        return next((value.decode("latin-1") for name, value in self.headers if name == b"host"), "")
+        return self._header(b"host")
+
+    def _header(self, wanted: bytes) -> str:
+        return next((value.decode("latin-1") for name, value in self.headers if name == wanted), "")
 
 
 def _is_absolute(target: bytes) -> bool:

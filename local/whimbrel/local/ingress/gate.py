@@ -30,16 +30,16 @@ class Gate:
     pool: Pool = field(default_factory=Pool)
     in_flight: int = 0
 
-    def route(self, service: str | None, host: str) -> Route:
-        """Where a request goes; `service` is the one behind the port, where its Host is no route.
+    def route(self, service: str | None, host: str, tag: str = "") -> Route:
+        """Where a request goes; `service` is the one behind the port, where its Host is no route. `tag`: of a
+        revision, as Knative's header has it.
 
         Raises Failure. On such a port the Host has to be a loopback name all the same.
         """
-        if service is None:
-            return self.routes.at_host(host)
-        if reason := loopback.refusal(host):
+        if service is not None and (reason := loopback.refusal(host)):
             raise Failure(403, reason)
-        return self.routes.of_service(service)
+        route = self.routes.at_host(host) if service is None else self.routes.of_service(service)
+        return self.routes.tagged(route, tag) if tag else route
 
     @contextmanager
     def counted(self) -> Iterator[None]:

@@ -14,6 +14,7 @@ from urllib.parse import quote
 import h2.errors
 import h2.exceptions
 
+from whimbrel.core.tensors import KNATIVE_TAG_HEADER
 from whimbrel.local.ingress.gate import Gate
 from whimbrel.local.ingress.http2 import Connection, Headers
 from whimbrel.local.ingress.outbound import Broken
@@ -126,7 +127,8 @@ class _Exchange:
             self._client.ended()
 
     async def _exchange(self, gate: Gate) -> None:
-        route = gate.route(self._client.service, _header(self._headers, b":authority"))
+        host, tag = (_header(self._headers, name) for name in (b":authority", KNATIVE_TAG_HEADER.encode()))
+        route = gate.route(self._client.service, host, tag)
         replicas = route.choose()
         clock = asyncio.get_running_loop().time
         replicas.arrive(clock())

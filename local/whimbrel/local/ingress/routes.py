@@ -55,9 +55,11 @@ class Routes:
     def __init__(self) -> None:
         self._by_host: Mapping[str, Route] = {}
         self._by_service: Mapping[str, Route] = {}
+        self._by_tag: Mapping[str, Route] = {}
 
     def replace(self, by_host: Mapping[str, Route], by_service: Mapping[str, Route]) -> None:
         self._by_host, self._by_service = dict(by_host), dict(by_service)
+        self._by_tag = {route.name: route for route in by_host.values() if route.name not in by_service}
 
     def at_host(self, host: str) -> Route:
         """Raises Failure for a host that no service has."""
@@ -67,6 +69,14 @@ class Routes:
             known = ", ".join(sorted(self._by_host)) or "none yet"
             raise Failure(404, f"no service has the host name {name.lower()!r:.100}; known are {known}")
         return route
+
+    def tagged(self, route: Route, tag: str) -> Route:
+        """What the tag of a service leads to. Raises Failure where it has no such tag, for which Knative would take
+        the service itself."""
+        found = self._by_tag.get(f"{tag}-{route.name}")
+        if found is None:
+            raise Failure(503, f"{route.name} has no revision with the tag {tag!r:.80}", retry_after_seconds=1)
+        return found
 
     def of_service(self, name: str) -> Route:
         """Raises Failure while the service is not there."""
