@@ -161,6 +161,20 @@ async def test_a_patch_gives_up_when_it_always_comes_too_late(
     assert (await cluster.get(CONFIG_MAP, "busy", namespace))["data"] == {"ours": "0", "theirs": seen[-1]}
 
 
+async def test_an_exact_patch_is_of_what_was_read_and_of_nothing_later(cluster: Client, namespace: str) -> None:
+    before = (await cluster.apply(config_map("exact", namespace, a="1"))).document
+    change = [{"op": "test", "path": "/data/a", "value": "1"}, {"op": "replace", "path": "/data/a", "value": "2"}]
+    after = await cluster.patch_exactly(CONFIG_MAP, before, change)
+    assert after["data"] == {"a": "2"}
+
+    for late in (change, [{"op": "add", "path": "/data/b", "value": "3"}]):
+        with pytest.raises(Conflict, match="somebody has changed it"):
+            await cluster.patch_exactly(CONFIG_MAP, before, late)
+    with pytest.raises(InputRefused):
+        await cluster.patch_exactly(CONFIG_MAP, after, [{"op": "test", "path": "/data/a", "value": "1"}])
+    assert (await cluster.get(CONFIG_MAP, "exact", namespace))["data"] == {"a": "2"}
+
+
 async def test_a_patch_without_a_difference_is_not_sent(cluster: Client, namespace: str) -> None:
     before = (await cluster.apply(config_map("same", namespace, a="1"))).document
 

@@ -107,6 +107,15 @@ def test_a_challenger_is_pointed_at_started_held_and_taken_back(
     assert "birds-2" in refused(start(whimbrel, "birds-2", "--known", known))
 
 
+def test_by_revision_there_is_no_pointer(whimbrel: Whimbrel, api: KubernetesApi, known: str) -> None:
+    options = ("--evidence", f"s3://{BUCKET}/evidence", "--name", "revisions", "--known", known, "--by-revision")
+    told(whimbrel("rollout", "start", f"{MODEL}/2", *options))
+    spec = rollout(api, "revisions")["spec"]
+    assert (spec["policy"]["movement"], "pointer" in spec) == ("ByRevision", False)
+    both = whimbrel("rollout", "start", f"{MODEL}/2", *options, "--pointer", f"s3://{BUCKET}/pointer.json")
+    assert "pointer: expected with movement InPlace and no other, seen ByRevision" in refused(both)
+
+
 def rollout(api: KubernetesApi, name: str) -> dict[str, Any]:
     with api.client() as client:
         answer = client.get(f"/apis/rollout.whimbrel.dev/v1/namespaces/default/modelrollouts/{name}")

@@ -8,7 +8,9 @@ import httpx
 import pytest
 
 from testbed.answering import Answer, answering
-from whimbrel.mlflow.rollout.comparing import Comparing, Comparison, Place
+from whimbrel.core.errors import Unavailable
+from whimbrel.core.tensors import DIGEST_HEADER, TAG_HEADER, VERSION_HEADER
+from whimbrel.mlflow.rollout.comparing import Asked, Comparing, Comparison, Place
 from whimbrel.mlflow.rollout.known_objects import KnownObject
 
 
@@ -27,12 +29,25 @@ async def test_the_best_of_a_picture_stands_for_it(
     predictions: list[object], seen: tuple[str | None, float | None, bool]
 ) -> None:
     body = json.dumps({"predictions": predictions}).encode()
-    with answering(lambda _: Answer(body=body)) as server:
+    with answering(lambda _: Answer(body=body, headers={DIGEST_HEADER: "sha256:1"})) as server:
         async with httpx.AsyncClient() as client:
-            comparing = Comparing(client, Place(server.url), "pets", ("1", "2"))
+            comparing = Comparing(client, Place(server.url), "pets", Asked("1", "sha256:1"), Asked("2", "sha256:1"))
             found: list[Comparison] = [
                 each async for each in comparing.each([KnownObject(uri="s3://photos/a.png")], per_second=100)
             ]
     (comparison,) = found
     for answer in (comparison.champion, comparison.candidate):
         assert (answer.label, answer.score, answer.failed) == seen
+
+
+@pytest.mark.anyio
+async def test_another_package_than_the_one_that_was_asked_is_no_evidence() -> None:
+    body = json.dumps({"predictions": [[{"label": "cat", "score": 0.5}]]}).encode()
+    with answering(lambda _: Answer(body=body, headers={DIGEST_HEADER: "sha256:1"})) as server:
+        async with httpx.AsyncClient() as client:
+            asked = Asked("1", "sha256:1", "prev"), Asked("2", "sha256:2", "latest")
+            comparing = Comparing(client, Place(server.url), "pets", *asked)
+            with pytest.raises(Unavailable, match="expected version 2, sha256:2, to answer, seen sha256:1"):
+                _ = [each async for each in comparing.each([KnownObject(uri="s3://photos/a.png")], per_second=100)]
+    named = [(each.headers[VERSION_HEADER], each.headers[TAG_HEADER]) for each in server.received]
+    assert named == [("1", "prev"), ("2", "latest")]

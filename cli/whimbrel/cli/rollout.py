@@ -14,7 +14,15 @@ import yaml
 from whimbrel.cli.cluster import Context, Kubeconfig, Namespace, cluster, run
 from whimbrel.cli.connection import Connection, connect
 from whimbrel.cli.console import Output, add_rows, out, print_json, say, table
-from whimbrel.cli.options import DEFAULT_STATE, RESULTS, OutputFormat, ResultsBucket, State
+from whimbrel.cli.options import (
+    DEAD_LETTERS,
+    DEFAULT_STATE,
+    RESULTS,
+    DeadLettersBucket,
+    OutputFormat,
+    ResultsBucket,
+    State,
+)
 from whimbrel.core.errors import InputRefused, NotFound
 from whimbrel.core.settings import load
 from whimbrel.kube.kinds import MODEL_ROLLOUT
@@ -37,8 +45,13 @@ Name = Annotated[str, typer.Argument(help="name of the rollout; see 'whimbrel ro
 def start(
     model: Annotated[str, typer.Argument(help="NAME, its challenger; NAME@ALIAS or NAME/VERSION")],
     inference_service: Annotated[str | None, typer.Option("--isvc", help="whose traffic moves; default: NAME")] = None,
+    by_revision: Annotated[
+        bool,
+        typer.Option("--by-revision", help="KServe moves the traffic to a new revision; absent: as the policy says"),
+    ] = False,
     pointer: Annotated[
-        str | None, typer.Option(help="s3:// address of the model pointer; default: s3://models/NAME/pointer.json")
+        str | None,
+        typer.Option(help="in place: s3:// address of the model pointer; default: s3://models/NAME/pointer.json"),
     ] = None,
     policy: Annotated[Path | None, typer.Option(help="YAML file with the policy; absent: its defaults")] = None,
     known: Annotated[
@@ -76,15 +89,16 @@ def start(
     called = name or rollout_name(registered, candidate.version)
     digest = hashlib.sha256(dump_known_objects(objects)).hexdigest()
     kept = place or f"{prefix}/known/{digest}.jsonl"
+    rules = _policy(policy, truth_known=any(each.label for each in objects), by_revision=by_revision)
     document = {
         "model": registered,
         "inferenceService": inference_service or registered,
         "candidate": candidate,
         "champion": _version(connection, registered, CHAMPION),
-        "pointer": pointer or f"s3://models/{registered}/pointer.json",
+        "pointer": pointer or _pointer(rules, registered),
         "knownObjects": kept,
         "evidence": prefix,
-        "policy": _policy(policy, truth_known=any(each.label for each in objects)),
+        "policy": rules,
         "forced": forced,
     }
     spec = _valid(Spec, document)
@@ -189,6 +203,11 @@ def run_command(
     ] = None,
     webhook_secret_file: Annotated[Path | None, typer.Option(help="file with the secret that signs them")] = None,
     alias_poll_seconds: Annotated[float, typer.Option(min=0.05, max=3600, help="between two looks at aliases")] = 15.0,
+    prometheus: Annotated[
+        str | None, typer.Option(help="URL of a Prometheus that scrapes the predictors; absent: the results tell")
+    ] = None,
+    results_bucket: ResultsBucket = RESULTS,
+    dead_letters_bucket: DeadLettersBucket = DEAD_LETTERS,
     poll_seconds: Annotated[float, typer.Option(min=0.05, max=300, help="between two rounds")] = 2.0,
     in_cluster: Annotated[bool, typer.Option("--in-cluster", help="reach services by their inner addresses")] = False,
     namespace: Namespace = None,
@@ -210,6 +229,9 @@ def run_command(
         "webhook-port": webhook_port,
         "webhook-secret-file": webhook_secret_file,
         "alias-poll-seconds": alias_poll_seconds,
+        "prometheus-url": prometheus,
+        "results-bucket": results_bucket,
+        "dead-letters-bucket": dead_letters_bucket,
         "poll-seconds": poll_seconds,
         "in-cluster": in_cluster,
         "mlflow-tracking-uri": connection.tracking_uri(),
@@ -300,10 +322,19 @@ def _version(connection: Connection, model: str, selector: str) -> PointedVersio
     return pointed(location)
 
 
-def _policy(path: Path | None, *, truth_known: bool) -> Policy:
-    from whimbrel.mlflow.rollout.policy import policy_for
+def _pointer(policy: Policy, model: str) -> str | None:
+    from whimbrel.mlflow.rollout.policy import Movement
 
-    return policy_for({} if path is None else _yaml(path), str(path or "policy"), truth_known=truth_known)
+    return f"s3://models/{model}/pointer.json" if policy.movement is Movement.IN_PLACE else None
+
+
+def _policy(path: Path | None, *, truth_known: bool, by_revision: bool) -> Policy:
+    from whimbrel.mlflow.rollout.policy import Movement, policy_for
+
+    document = {} if path is None else _yaml(path)
+    if by_revision and isinstance(document, dict):
+        document = document | {"movement": Movement.BY_REVISION}
+    return policy_for(document, str(path or "policy"), truth_known=truth_known)
 
 
 def _yaml(path: Path) -> Any:

@@ -10,7 +10,7 @@ Asynchronous only, like the library below it. An object is the dictionary that t
 from __future__ import annotations
 
 import copy
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -29,6 +29,7 @@ PATCH_ATTEMPTS = 8
 _LIST_ATTEMPTS = 3
 _APPLY = "application/apply-patch+yaml"
 _MERGE = "application/merge-patch+json"
+_JSON_PATCH = "application/json-patch+json"
 
 Object = dict[str, Any]
 
@@ -149,6 +150,31 @@ class Client:
             else:
                 return answer.document
         raise AssertionError("unreachable")
+
+    async def patch_exactly(self, kind: Kind, before: Object, operations: Sequence[Mapping[str, Any]]) -> Object:
+        """Apply a JSON patch (RFC 6902) to the object `before` and to no later one.
+
+        Raises Conflict where somebody has changed it, so that whoever decided looks again; InputRefused for what the
+        server does not take.
+        """
+        metadata = before["metadata"]
+        name, namespace, version = metadata["name"], metadata.get("namespace"), metadata["resourceVersion"]
+        unchanged = {"op": "test", "path": "/metadata/resourceVersion", "value": version}
+        doing = f"expected to patch {_named(kind, name, namespace)}"
+        try:
+            answer = await self._request(
+                *("PATCH", kind, name, namespace),
+                doing=doing,
+                parameters={"fieldManager": FIELD_MANAGER, "fieldValidation": "Strict"},
+                body=[unchanged, *operations],
+                content_type=_JSON_PATCH,
+            )
+        except InputRefused:  # a failed test and an invalid outcome are one status to Kubernetes
+            now = await self.get(kind, name, namespace)
+            if now["metadata"]["resourceVersion"] == version:
+                raise
+            raise Conflict(f"{doing} as it was read; somebody has changed it") from None
+        return answer.document
 
     async def delete(self, kind: Kind, name: str, namespace: str | None = None, *, dry_run: bool = False) -> Object:
         """With everything that it owns, first of all. Raises NotFound where there is none."""

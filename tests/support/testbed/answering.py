@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -20,6 +20,7 @@ class Answer:
 
     status: int = 200
     body: bytes = b"ok"
+    headers: Mapping[str, str] = field(default_factory=dict)
     hang_up: bool = False
     half: bool = False
     dies: bool = False
@@ -70,7 +71,8 @@ def answering(answer: Callable[[int], Answer] = lambda _: Answer()) -> Iterator[
                 self.connection.shutdown(socket.SHUT_RDWR)
                 return
             self.send_response(given.status)
-            self.send_header("content-length", str(len(given.body)))
+            for name, value in ({"content-length": str(len(given.body))} | dict(given.headers)).items():
+                self.send_header(name, value)
             self.end_headers()
             self.wfile.write(given.body[: len(given.body) // 2] if given.half else given.body)
 

@@ -14,7 +14,8 @@ from typing import Any, Final
 
 import httpx
 
-from whimbrel.core.tensors import VERSION_HEADER
+from whimbrel.core.errors import Unavailable
+from whimbrel.core.tensors import DIGEST_HEADER, TAG_HEADER, VERSION_HEADER
 from whimbrel.mlflow.rollout.gates import Answer
 from whimbrel.mlflow.rollout.known_objects import KnownObject
 
@@ -47,16 +48,29 @@ class Place:
     host: str | None = None
 
 
-class Comparing:
-    """Of one InferenceService at `place`; `client` belongs to the caller. `versions`: champion and candidate."""
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One of the two: the `version` that a request names, the `digest` of the package that has to answer it, and the
+    `tag` of its revision where the two are revisions."""
 
-    def __init__(self, client: httpx.AsyncClient, place: Place, model: str, versions: tuple[str, str]) -> None:
+    version: str
+    digest: str
+    tag: str | None = None
+
+
+class Comparing:
+    """Of one InferenceService at `place`; `client` belongs to the caller."""
+
+    def __init__(self, client: httpx.AsyncClient, place: Place, model: str, champion: Asked, candidate: Asked) -> None:
         self._client, self._url = client, f"{place.url.rstrip('/')}/v1/models/{model}:predict"
         self._headers = {"host": place.host} if place.host else {}
-        self._champion, self._candidate = versions
+        self._champion, self._candidate = champion, candidate
 
     async def each(self, objects: Iterable[KnownObject], per_second: float) -> AsyncIterator[Comparison]:
-        """In any order, at most `per_second` objects a second begun, AT_ONCE at a time."""
+        """In any order, at most `per_second` objects a second begun, AT_ONCE at a time.
+
+        Raises Unavailable where another package answers than the one that was asked.
+        """
         running: set[asyncio.Task[Comparison]] = set()
         now = asyncio.get_running_loop().time
         due = now()
@@ -64,7 +78,9 @@ class Comparing:
             for number, known in enumerate(objects):
                 await asyncio.sleep(due - now())
                 due = max(due, now()) + 1 / per_second
-                running.add(asyncio.create_task(self._compare(known, champion_first=number % 2 == 0)))
+                task = asyncio.create_task(self._compare(known, champion_first=number % 2 == 0))
+                task.add_done_callback(_read)
+                running.add(task)
                 while len(running) >= AT_ONCE:
                     done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
                     for task in done:
@@ -78,14 +94,14 @@ class Comparing:
     async def _compare(self, known: KnownObject, *, champion_first: bool) -> Comparison:
         """One after the other, in turns the first: who comes second finds the object in the store's cache."""
         order = (self._champion, self._candidate) if champion_first else (self._candidate, self._champion)
-        answers = {version: await self._ask(known, version) for version in order}
+        answers = {asked: await self._ask(known, asked) for asked in order}
         return Comparison(time.time(), known.uri, known.label, answers[self._champion], answers[self._candidate])
 
-    async def _ask(self, known: KnownObject, version: str) -> Answer:
+    async def _ask(self, known: KnownObject, asked: Asked) -> Answer:
         given_up = time.monotonic() + LOADING_SECONDS
         for tries in itertools.count(1):
             begun = time.perf_counter()
-            response = await self._post({"instances": [{"s3": known.uri}]}, version)
+            response = await self._post({"instances": [{"s3": known.uri}]}, asked)
             milliseconds = (time.perf_counter() - begun) * 1000
             loading = response is not None and response.status_code == httpx.codes.NOT_FOUND
             busy = response is not None and response.status_code in _BUSY and tries < TRIES
@@ -95,15 +111,25 @@ class Comparing:
         best = _best(response)
         if best is None:
             return Answer(None, None, milliseconds, failed=True, reason=_reason(response))
+        seen = response.headers.get(DIGEST_HEADER) if response is not None else None
+        if seen != asked.digest:
+            raise Unavailable(f"expected version {asked.version}, {asked.digest}, to answer, seen {seen}")
         return Answer(str(best["label"]), float(best["score"]), milliseconds)
 
-    async def _post(self, document: dict[str, Any], version: str) -> httpx.Response | None:
+    async def _post(self, document: dict[str, Any], asked: Asked) -> httpx.Response | None:
+        named = {VERSION_HEADER: asked.version} | ({TAG_HEADER: asked.tag} if asked.tag else {})
         try:
             return await self._client.post(
-                self._url, json=document, headers=self._headers | {VERSION_HEADER: version}, timeout=TIMEOUT_SECONDS
+                self._url, json=document, headers=self._headers | named, timeout=TIMEOUT_SECONDS
             )
         except httpx.HTTPError:
             return None
+
+
+def _read(task: asyncio.Task[Comparison]) -> None:
+    """Of several that fail alike, the first one is told of."""
+    if not task.cancelled():
+        task.exception()
 
 
 def _reason(response: httpx.Response | None) -> str:

@@ -25,18 +25,24 @@ from whimbrel.core.logs import log_fields
 from whimbrel.core.model_pointer import PointerStore
 from whimbrel.core.references import ObjectRef
 from whimbrel.core.s3 import s3_client
+from whimbrel.core.settings import BucketName, HttpUrl
 from whimbrel.kube.answers import Conflict
 from whimbrel.kube.client import Client, Object
 from whimbrel.kube.inference import read_status
 from whimbrel.kube.kinds import INFERENCE_SERVICE, MODEL_ROLLOUT
 from whimbrel.mlflow import registry_view
 from whimbrel.mlflow.rollout import challengers
+from whimbrel.mlflow.rollout.by_revision import ByRevision, asked_by, versions_as_served
 from whimbrel.mlflow.rollout.comparing import Comparing, Place
 from whimbrel.mlflow.rollout.evidence_store import EvidenceStore
 from whimbrel.mlflow.rollout.in_place import InPlace
 from whimbrel.mlflow.rollout.intent_settings import IntentSettings
 from whimbrel.mlflow.rollout.known_objects import read_known_objects
-from whimbrel.mlflow.rollout.reconcile import LEAVING, Seen, next_status, wanted
+from whimbrel.mlflow.rollout.live import LiveSource
+from whimbrel.mlflow.rollout.live_results import ResultsSource, Walk
+from whimbrel.mlflow.rollout.movement import Mover
+from whimbrel.mlflow.rollout.prometheus import PrometheusSource
+from whimbrel.mlflow.rollout.reconcile import JUDGED, LEAVING, Seen, next_status, wanted
 from whimbrel.mlflow.rollout.resource import ENDS, ModelRollout, Spec, Status, parse, status_document
 from whimbrel.mlflow.rollout.work import Asking, Work
 
@@ -51,6 +57,18 @@ class RolloutSettings(IntentSettings):
 
     namespace: str = Field(default="default", description="whose ModelRollouts are carried out")
     poll_seconds: float = Field(default=2.0, gt=0, le=300, description="between two rounds")
+    prometheus_url: HttpUrl | None = Field(
+        default=None, description="Prometheus that scrapes the predictors: live errors and latency are taken from it"
+    )
+    prometheus_selector: str = Field(
+        default="", max_length=500, description='more matchers of its series, as namespace="birds"'
+    )
+    results_bucket: BucketName | None = Field(
+        default=None, description="without Prometheus: where the results tell of live latency and answers"
+    )
+    dead_letters_bucket: BucketName | None = Field(
+        default=None, description="and where dead letters tell of live errors"
+    )
     in_cluster: bool = Field(default=False, description="reach services by their addresses inside the cluster")
 
 
@@ -142,8 +160,8 @@ class Controller:
             )
 
     async def _reconcile(self, rollout: ModelRollout) -> None:
-        mover = self._mover(rollout.spec)
-        traffic = await asyncio.to_thread(mover.look)
+        mover = self._mover(rollout)
+        traffic = await mover.look()
         work = self._work(rollout)
         now = datetime.now(UTC)
         evidence = await asyncio.to_thread(work.evidence, rollout, traffic.requests)
@@ -155,10 +173,13 @@ class Controller:
             rollout = await self._write(rollout, status)
         target = wanted(rollout)
         if status.arrived is None and not rollout.ended and not traffic.like(target):
-            await asyncio.to_thread(mover.move, target, traffic)
-        work.follow(rollout.status.phase)
+            await mover.move(target, traffic)
+        work.follow(rollout)
 
-    def _mover(self, spec: Spec) -> InPlace:
+    def _mover(self, rollout: ModelRollout) -> Mover:
+        spec = rollout.spec
+        if spec.pointer is None:
+            return ByRevision(self._cluster, rollout)
         store = PointerStore(self._s3, ObjectRef.from_uri(spec.pointer))
         return InPlace(store, spec.champion, spec.candidate)
 
@@ -166,7 +187,7 @@ class Controller:
         if rollout.uid not in self._works:
             spec = rollout.spec
             evidence = EvidenceStore(self._s3, spec.evidence, rollout.uid)
-            self._works[rollout.uid] = Work(spec, partial(self._asking, rollout), evidence)
+            self._works[rollout.uid] = Work(spec, partial(self._asking, rollout), self._live_source, evidence)
         return self._works[rollout.uid]
 
     async def _asking(self, rollout: ModelRollout) -> Asking | None:
@@ -176,8 +197,30 @@ class Controller:
         known = await asyncio.to_thread(read_known_objects, self._s3, spec.known_objects)
         service = await self._cluster.get(INFERENCE_SERVICE, spec.inference_service, rollout.namespace)
         place = self._place(service, spec.inference_service)
-        versions = spec.champion.version, spec.candidate.version
-        return Asking(Comparing(self._http, place, spec.model, versions), known)
+        asked = asked_by(service, spec)
+        return Asking(Comparing(self._http, place, spec.inference_service, *asked), known)
+
+    async def _live_source(self, rollout: ModelRollout) -> LiveSource | None:
+        """Prometheus where there is one, else the results where it is known where they lie."""
+        spec, settings = rollout.spec, self._settings
+        if settings.prometheus_url is not None:
+            service = await self._cluster.get(INFERENCE_SERVICE, spec.inference_service, rollout.namespace)
+            champion, candidate = versions_as_served(service, spec)
+            known = {champion: spec.champion.version, candidate: spec.candidate.version}
+            return PrometheusSource(
+                self._http, settings.prometheus_url, spec.inference_service, known, settings.prometheus_selector
+            )
+        if settings.results_bucket is None:
+            return None
+        digests = {each.digest: each.version for each in (spec.champion, spec.candidate)}
+        since = min(entry.time for entry in rollout.status.history if entry.phase in JUDGED)
+        letters = settings.dead_letters_bucket
+        return ResultsSource(
+            spec.inference_service,
+            digests,
+            Walk(self._s3, settings.results_bucket, since),
+            None if letters is None else Walk(self._s3, letters, since),
+        )
 
     def _place(self, service: Object, name: str) -> Place:
         """`NAME.localhost` is this machine, whatever the resolver knows of it (RFC 6761)."""

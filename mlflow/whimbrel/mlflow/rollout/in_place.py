@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from whimbrel.core.errors import InputRefused, NotFound
@@ -10,13 +11,20 @@ from whimbrel.mlflow.rollout.reconcile import Traffic
 
 
 class InPlace:
-    """Of one model pointer. Its methods block, and raise what the store raises."""
+    """Of one model pointer."""
 
     def __init__(self, store: PointerStore, champion: PointedVersion, candidate: PointedVersion) -> None:
         self._store, self._versions = store, {each.version: each for each in (champion, candidate)}
 
-    def look(self) -> Traffic:
+    async def look(self) -> Traffic:
         """No replica at all has arrived by definition: the next one starts from the pointer."""
+        return await asyncio.to_thread(self._look)
+
+    async def move(self, target: Traffic, seen: Traffic) -> None:
+        """Raises Unavailable when somebody has written the pointer since `seen`: look again, and decide again."""
+        await asyncio.to_thread(self._move, target, seen)
+
+    def _look(self) -> Traffic:
         read = self._read()
         pointer, replicas = read.pointer, self._store.live_replicas()
         candidate = pointer.candidate
@@ -29,8 +37,7 @@ class InPlace:
             requests={replica.uid: _counts(replica) for replica in replicas},
         )
 
-    def move(self, target: Traffic, seen: Traffic) -> None:
-        """Raises Unavailable when somebody has written the pointer since `seen`: look again, and decide again."""
+    def _move(self, target: Traffic, seen: Traffic) -> None:
         read = self._read()
         pointer = read.pointer
         now = (pointer.current.version, pointer.candidate.version if pointer.candidate else None, round(pointer.share))

@@ -45,6 +45,13 @@ class Promotion(StrEnum):
     MANUAL = "Manual"
 
 
+class Movement(StrEnum):
+    """How the traffic moves: to another revision by KServe, or within the predictors along a model pointer."""
+
+    IN_PLACE = "InPlace"
+    BY_REVISION = "ByRevision"
+
+
 class Undecided(StrEnum):
     """What becomes of a candidate about which nothing is decided at the deadline."""
 
@@ -86,11 +93,13 @@ class Policy(BaseModel):
     One that is undecided at the deadline ends as `undecided` says.
 
     `shadowsPerSecond`: known objects that both versions are asked about during the steps, so that low traffic is
-    judged too; 0 for none. `deadline`: of the whole rollout, its backtest included.
+    judged too; 0 for none. `progressDeadline`: until which the candidate has to be ready. `deadline`: of the whole
+    rollout, its backtest included.
     """
 
     model_config = RESOURCE_CONFIG
 
+    movement: Movement = Movement.IN_PLACE
     backtest: Backtest | None = Field(default_factory=Backtest)
     steps: tuple[Step, ...] = Field(default_factory=_default_steps, max_length=20)
     gates: dict[Measure, Gate] = Field(
@@ -104,6 +113,7 @@ class Policy(BaseModel):
     shadows_per_second: float = Field(default=5.0, ge=0, le=100)
     promotion: Promotion = Promotion.AUTOMATIC
     undecided: Undecided = Undecided.ROLL_BACK
+    progress_deadline: Duration = "10m"
     deadline: Duration = "1h"
 
     @property

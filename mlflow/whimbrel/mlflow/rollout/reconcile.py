@@ -7,22 +7,23 @@ made again without harm. So a controller may be killed between any two lines, an
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Any, Final
 
 from whimbrel.mlflow.rollout.gates import OF_THE_OBJECTS, Harms, Outcome, Verdict, judge
 from whimbrel.mlflow.rollout.live import Requests
-from whimbrel.mlflow.rollout.policy import Promotion, Step, Undecided, seconds
-from whimbrel.mlflow.rollout.resource import Decision, ModelRollout, Phase, Status
+from whimbrel.mlflow.rollout.policy import Movement, Promotion, Step, Undecided, seconds
+from whimbrel.mlflow.rollout.resource import Decision, ModelRollout, Phase, Revisions, Status
 
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
     """Where the requests go: `current` has all that `candidate` has not, which has `percent`. Both are versions.
 
-    `arrived`: every replica, or the routes, report it. `failed`: why the candidate cannot serve, if it cannot.
-    `requests`: what has been answered so far, where the movement can tell.
+    `arrived`: every replica, or the routes, report it; `lacks`: what is waited for until then, where the movement can
+    tell. `failed`: why the candidate cannot serve, if it cannot. `requests`: what has been answered so far, likewise.
+    `revisions`: what to note, by revision.
     """
 
     current: str
@@ -31,10 +32,15 @@ class Traffic:
     arrived: bool = True
     failed: str | None = None
     requests: Requests = field(default_factory=dict)
+    lacks: str | None = None
+    revisions: Revisions | None = None
 
     def like(self, other: Traffic) -> bool:
         ours, theirs = (self.current, self.candidate, self.percent), (other.current, other.candidate, other.percent)
         return ours == theirs
+
+    def changed(self, **changes: Any) -> Traffic:
+        return replace(self, **changes)
 
     def __str__(self) -> str:
         return f"{self.current}, {self.candidate} {self.percent}%" if self.candidate else f"{self.current} alone"
@@ -68,7 +74,7 @@ class Seen:
 
 
 _BEFORE_ANY_TRAFFIC: Final = frozenset({Phase.LOADING, Phase.BACKTEST})
-_JUDGED: Final = frozenset({Phase.CANARY, Phase.AWAITING_PROMOTION})
+JUDGED: Final = frozenset({Phase.CANARY, Phase.AWAITING_PROMOTION})
 LEAVING: Final = frozenset({Phase.PROMOTING, Phase.ROLLING_BACK})
 
 
@@ -91,6 +97,9 @@ def moved_by_another_hand(rollout: ModelRollout, traffic: Traffic) -> bool:
 
 def next_status(rollout: ModelRollout, seen: Seen) -> Status:
     """The status from now on; the same one while there is nothing to do but wait."""
+    if seen.traffic.revisions is not None and rollout.status.phase is not Phase.PENDING:
+        noted = rollout.status.model_copy(update={"revisions": seen.traffic.revisions})
+        rollout = rollout.model_copy(update={"status": noted})
     for step in STEPS:
         status = step(rollout, seen)
         if status is not None:
@@ -111,8 +120,10 @@ def _begin(rollout: ModelRollout, seen: Seen) -> Status | None:
             f"expected the traffic at {champion} alone, seen {seen.traffic}; end the other rollout, or point the alias "
             "champion at what serves and start anew",
         )
+    if rollout.spec.policy.movement is Movement.BY_REVISION and not seen.traffic.arrived:
+        return _saying(status, f"expected one revision, ready, with all traffic; {seen.traffic.lacks}")
     message = f"loading version {candidate} beside {champion}"
-    return status.entered(Phase.LOADING, seen.now, message, started=seen.now)
+    return status.entered(Phase.LOADING, seen.now, message, started=seen.now, revisions=seen.traffic.revisions)
 
 
 def _notice_another_hand(rollout: ModelRollout, seen: Seen) -> Status | None:
@@ -148,9 +159,20 @@ def _end_at_the_deadline(rollout: ModelRollout, seen: Seen) -> Status | None:
     if seen.now < status.started + timedelta(seconds=seconds(policy.deadline)):
         return None
     reason = f"nothing was decided within {policy.deadline}"
-    if policy.undecided is Undecided.PROMOTE and status.phase in _JUDGED:
+    if policy.undecided is Undecided.PROMOTE and status.phase in JUDGED:
         return _promoting(status, seen, f"{reason}; the policy promotes then")
     return _rolling_back(status, seen, reason)
+
+
+def _give_up_one_that_does_not_come(rollout: ModelRollout, seen: Seen) -> Status | None:
+    """Starting and crashing may look alike, so time alone tells."""
+    status, limit = rollout.status, rollout.spec.policy.progress_deadline
+    if status.phase is not Phase.LOADING or status.since is None or status.arrived is not None:
+        return None
+    if seen.now < status.since + timedelta(seconds=seconds(limit)):
+        return None
+    reason = f"; {seen.traffic.lacks}" if seen.traffic.lacks else ""
+    return _rolling_back(status, seen, f"the candidate was not ready within {limit}{reason}")
 
 
 def _pause(rollout: ModelRollout, _: Seen) -> Status | None:
@@ -164,16 +186,16 @@ def _pause(rollout: ModelRollout, _: Seen) -> Status | None:
 def _wait_for_arrival(rollout: ModelRollout, seen: Seen) -> Status | None:
     status = rollout.status
     if not (seen.traffic.arrived and seen.traffic.like(wanted(rollout))):
-        return status
+        return _saying(status, seen.traffic.lacks or status.message)
     return status.model_copy(update={"arrived": seen.now}) if status.arrived is None else None
 
 
 def _finish(rollout: ModelRollout, seen: Seen) -> Status | None:
     status = rollout.status
     if status.phase is Phase.PROMOTING:
-        return status.entered(Phase.PROMOTED, seen.now, status.message, percent=100)
+        return status.entered(Phase.PROMOTED, seen.now, status.history[-1].message, percent=100)
     if status.phase is Phase.ROLLING_BACK:
-        return status.entered(Phase.ROLLED_BACK, seen.now, status.message, percent=0)
+        return status.entered(Phase.ROLLED_BACK, seen.now, status.history[-1].message, percent=0)
     return None
 
 
@@ -210,7 +232,7 @@ def _after_backtest(rollout: ModelRollout, seen: Seen) -> Status | None:
 def _refuse(rollout: ModelRollout, seen: Seen) -> Status | None:
     """Also while a replica lags: whoever is there may do harm."""
     status = rollout.status
-    if status.phase not in _JUDGED or rollout.spec.decision is Decision.PROMOTE:
+    if status.phase not in JUDGED or rollout.spec.decision is Decision.PROMOTE:
         return None
     judged = _judged(rollout, seen)
     failed = [verdict.line() for verdict in judged.verdicts if verdict.outcome is Outcome.FAILED]
@@ -235,6 +257,7 @@ STEPS: Final[tuple[Callable[[ModelRollout, Seen], Status | None], ...]] = (
     _notice_another_hand,
     _abort,
     _give_up_a_failed_candidate,
+    _give_up_one_that_does_not_come,
     _end_at_the_deadline,
     _pause,
     _refuse,

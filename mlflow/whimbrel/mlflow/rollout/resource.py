@@ -18,7 +18,8 @@ from pydantic import AwareDatetime, BaseModel, Field, ValidationError, model_val
 from whimbrel.core.errors import InputRefused
 from whimbrel.core.model_pointer import PointedVersion
 from whimbrel.mlflow.rollout.gates import Verdict
-from whimbrel.mlflow.rollout.policy import RESOURCE_CONFIG, Policy
+from whimbrel.mlflow.rollout.naming import Naming
+from whimbrel.mlflow.rollout.policy import RESOURCE_CONFIG, Movement, Policy
 
 GROUP: Final = "rollout.whimbrel.dev"
 API_VERSION: Final = f"{GROUP}/v1"
@@ -59,8 +60,9 @@ _BACK: Final = {Decision.ABORT: "aborted by hand", Decision.SUPERSEDE: "supersed
 
 class Spec(BaseModel):
     """`inferenceService`: whose traffic moves. `pointer`: s3:// address of the model pointer that its predictors
-    follow. `knownObjects`: s3:// address of the list of what both versions are asked about. `evidence`: s3:// prefix
-    below which the rollout keeps what it saw. `forced`: the backtest is made and written down, but does not refuse."""
+    follow, for one in place. `knownObjects`: s3:// address of the list of what both versions are asked about.
+    `evidence`: s3:// prefix below which the rollout keeps what it saw. `forced`: the backtest is made and written down,
+    but does not refuse."""
 
     model_config = RESOURCE_CONFIG
 
@@ -68,7 +70,7 @@ class Spec(BaseModel):
     inference_service: str = Field(min_length=1, max_length=63)
     candidate: PointedVersion
     champion: PointedVersion
-    pointer: str = Field(pattern=_S3)
+    pointer: str | None = Field(default=None, pattern=_S3)
     known_objects: str | None = Field(default=None, pattern=_S3)
     evidence: str = Field(pattern=_S3)
     policy: Policy = Field(default_factory=Policy)
@@ -91,6 +93,8 @@ class Spec(BaseModel):
             raise ValueError(f"candidate: expected another version than the champion, seen {self.champion.version!r}")
         if self.known_objects is None and (self.policy.backtest or self.policy.shadows_per_second):
             raise ValueError("knownObjects: expected with a backtest or with shadows, for they ask about them")
+        if (self.pointer is None) is (self.policy.movement is Movement.IN_PLACE):
+            raise ValueError(f"pointer: expected with movement InPlace and no other, seen {self.policy.movement}")
         return self
 
 
@@ -105,10 +109,22 @@ class Entry(BaseModel):
     message: str
 
 
+class Revisions(BaseModel):
+    """Of a rollout by revision, noted before each patch. `created` and `rolledOut`: the predictor's newest revision and
+    the one with all traffic before the rollout. `named`: how it named its model, which is the way back. `candidate`:
+    the newest revision that was made of the candidate, empty before there is one."""
+
+    model_config = RESOURCE_CONFIG
+
+    created: str
+    rolled_out: str
+    named: Naming
+    candidate: str = ""
+
+
 class Status(BaseModel):
     """`since`: when this phase and step began. `arrived`: when the traffic was last seen where the step wants it.
-
-    `champion` keeps what the traffic goes back to. `report`: where the backtest's report lies.
+    `report`: where the backtest's report lies.
     """
 
     model_config = RESOURCE_CONFIG
@@ -119,6 +135,7 @@ class Status(BaseModel):
     started: AwareDatetime | None = None
     since: AwareDatetime | None = None
     arrived: AwareDatetime | None = None
+    revisions: Revisions | None = None
     ended: AwareDatetime | None = None
     message: str = ""
     verdicts: tuple[Verdict, ...] = ()

@@ -1,4 +1,5 @@
-"""What a rollout does besides moving traffic: its backtest, and the shadows of its canary, each in a task of its own.
+"""What a rollout does besides moving traffic: its backtest, the shadows of its canary and the look at live traffic,
+each in a task of its own.
 
 The backtest's report and the shadows' comparisons are left in the store: a controller that is started anew goes on
 from them. What it begins again is a backtest that had not ended, and the counts of live requests.
@@ -26,8 +27,8 @@ from whimbrel.mlflow.rollout.comparing import Comparing, Comparison
 from whimbrel.mlflow.rollout.evidence_store import EvidenceStore
 from whimbrel.mlflow.rollout.gates import OF_THE_OBJECTS, Measure, paired_harms, slow_above
 from whimbrel.mlflow.rollout.known_objects import KnownObject
-from whimbrel.mlflow.rollout.live import LiveCounts, Requests
-from whimbrel.mlflow.rollout.reconcile import Backtested, Evidence
+from whimbrel.mlflow.rollout.live import LiveCounts, LiveLatency, LiveSource, Requests
+from whimbrel.mlflow.rollout.reconcile import JUDGED, Backtested, Evidence
 from whimbrel.mlflow.rollout.resource import ModelRollout, Phase, Spec
 
 if TYPE_CHECKING:
@@ -37,9 +38,9 @@ logger = logging.getLogger(__name__)
 
 SHADOWS_A_FILE: Final = 50
 MAX_SHADOWS: Final = 20_000  # of one rollout, an hour's at the default rate; then live requests alone go on telling
+LIVE_SECONDS: Final = 3.0  # between two looks at the results or at Prometheus
 SHADOW_SECONDS: Final = 5.0  # a kill costs the comparisons of this time at most
 _SETTLED_SHADOWS: Final = 30  # of the champion, before anything counts as slow
-_JUDGED: Final = frozenset({Phase.CANARY, Phase.AWAITING_PROMOTION})
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +52,23 @@ class Asking:
 
 
 class Work:
-    """Of one rollout. Belongs to one event loop; `stop` it."""
+    """Of one rollout. Belongs to one event loop; `stop` it.
 
-    def __init__(self, spec: Spec, ask: Callable[[], Awaitable[Asking | None]], store: EvidenceStore) -> None:
-        self._spec, self._ask, self._store = spec, ask, store
+    `ask` and `see`: how both versions are asked, and where their live traffic is seen, once that is needed.
+    """
+
+    def __init__(
+        self,
+        spec: Spec,
+        ask: Callable[[], Awaitable[Asking | None]],
+        see: Callable[[ModelRollout], Awaitable[LiveSource | None]],
+        store: EvidenceStore,
+    ) -> None:
+        self._spec, self._ask, self._see, self._store = spec, ask, see, store
+        self._watching: asyncio.Task[None] | None = None
+        self._requests: Requests = {}  # as the source had them at its last look
+        self._latency = LiveLatency(spec.champion.version, spec.candidate.version)
+        self._blind: str | None = None  # why live traffic is not seen
         self._task: asyncio.Task[None] | None = None
         self._doing: Phase | None = None
         self._shadows: list[Comparison] | None = None
@@ -64,11 +78,21 @@ class Work:
         self._step: tuple[Phase, int] | None = None
         self._answers_before = 0
         self.report: Report | None = None
-        self.trouble: str | None = None
+        self._trouble: str | None = None
 
-    def follow(self, phase: Phase) -> None:
+    @property
+    def trouble(self) -> str | None:
+        return "; ".join(each for each in (self._trouble, self._blind) if each) or None
+
+    def follow(self, rollout: ModelRollout) -> None:
         """Begin what this phase needs, end what it does not. What failed is begun again at the next call."""
-        doing = Phase.CANARY if phase in _JUDGED else phase
+        phase = rollout.status.phase
+        if phase in JUDGED and self._watching is None:
+            self._watching = asyncio.create_task(self._watch(rollout))
+        elif phase not in JUDGED and self._watching is not None:
+            self._watching.cancel()
+            self._watching = None
+        doing = Phase.CANARY if phase in JUDGED else phase
         if self._task is not None and self._task.done():
             self._task = None
         if doing is not self._doing and self._task is not None:
@@ -81,9 +105,11 @@ class Work:
             self._task = asyncio.create_task(self._told(self._shadow()))
 
     async def stop(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task])
+        running = [task for task in (self._task, self._watching) if task is not None]
+        for task in running:
+            task.cancel()
+        if running:
+            await asyncio.wait(running)
 
     @property
     def backtested(self) -> Backtested | None:
@@ -92,19 +118,20 @@ class Work:
         return Backtested(self.report.verdicts, self._store.uri("backtest.html"))
 
     def evidence(self, rollout: ModelRollout, requests: Requests) -> Evidence:
-        """Of the shadows so far and of the live `requests` since the first look.
+        """Of the shadows so far and of the live requests since the first look: `requests` where replicas tell theirs.
 
         An object says the same when it is asked again: of what it says itself, its first answers count alone.
         """
         status = rollout.status
-        if status.phase in _JUDGED:
-            self._live.look(requests)
+        if status.phase in JUDGED:
+            self._live.look(requests if self._spec.pointer is not None else self._requests)
         if self._step != (status.phase, status.step):
             self._step, self._answers_before = (status.phase, status.step), self._live.answers
         shadows = list(self._shadows or ())  # the task goes on adding to it
         slow = self._slow(shadows)
         harms = _harms(shadows, slow)
         harms[Measure.ERRORS].update(self._live.errors)
+        harms[Measure.LATENCY].update(dict(self._latency.slow))
         first = {each.uri: each for each in reversed(shadows)}
         harms |= {measure: seen for measure, seen in _harms(first.values(), slow).items() if measure in OF_THE_OBJECTS}
         since = status.since.timestamp() if status.since else 0.0
@@ -123,15 +150,35 @@ class Work:
         """A store or a service that is away for a while is no end: it is told, and tried again."""
         try:
             await work
-        except WhimbrelError as error:
-            if self.trouble != str(error):
-                logger.warning("%s", error, extra={"candidate": self._spec.candidate.version})
-            self.trouble = str(error)
         except Exception as error:
-            logger.exception("unexpected")
-            self.trouble = f"unexpected {type(error).__name__}: {error}"
+            self._trouble = self._told_of(error, self._trouble)
         else:
-            self.trouble = None
+            self._trouble = None
+
+    async def _watch(self, rollout: ModelRollout) -> None:
+        """Until cancelled. What cannot be seen is no evidence, and is told."""
+        source: LiveSource | None = None
+        while True:
+            try:
+                source = source or await self._see(rollout)
+                if source is None:
+                    return
+                live = await source.look()
+            except Exception as error:
+                self._blind = self._told_of(error, self._blind)
+            else:
+                self._blind, self._requests = None, live.requests
+                self._latency.look(live.fresh)
+            await asyncio.sleep(LIVE_SECONDS)
+
+    def _told_of(self, error: Exception, before: str | None) -> str:
+        """What the log and the status say of it; once, where it is the same as `before`."""
+        if not isinstance(error, WhimbrelError):
+            logger.error("unexpected", exc_info=error)
+            return f"unexpected {type(error).__name__}: {error}"
+        if before != str(error):
+            logger.warning("%s", error, extra={"candidate": self._spec.candidate.version})
+        return str(error)
 
     async def _backtest(self) -> None:
         backtest = self._spec.policy.backtest
@@ -177,7 +224,7 @@ class Work:
             now, enough = asyncio.get_running_loop().time(), len(self._shadows) >= MAX_SHADOWS
             if len(self._fresh) >= SHADOWS_A_FILE or now - kept >= SHADOW_SECONDS or enough:
                 await asyncio.to_thread(self._store.add_shadows, self._fresh)
-                self.trouble = _void(self._fresh)
+                self._trouble = _void(self._fresh)
                 self._fresh, kept = [], now
             if enough:
                 break
