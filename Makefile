@@ -39,9 +39,10 @@ test-cluster: $(VENV)/.dev ## run the tests that are true of either engine on th
 hey: # the load generator that some tests use; they are skipped, and say so, where it cannot be installed
 	@$(call installed,hey,hey)
 
-services: # the real Ceph and RabbitMQ of some tests, likewise
+services: # the real Ceph, RabbitMQ and Prometheus of some tests, likewise
 	@$(call installed,radosgw,ceph-mon ceph-osd radosgw)
 	@$(call installed,/usr/sbin/rabbitmq-server,rabbitmq-server)
+	@$(call installed,prometheus,prometheus)
 
 lint: $(VENV)/.dev ## ruff, mypy strict, import-linter
 	@$(BIN)/ruff format --check $(CODE)
