@@ -120,6 +120,22 @@ class Ceph:
         self.osd.start()
         self.await_osd()
 
+    def revive(self) -> list[str]:
+        """Start what has ended by itself, as an operator's init system does: 16.2 crashes now and then. Its names."""
+        ended = [name for name in ("osd", "gateway", "pubsub_gateway") if self._has_ended(name)]
+        if "osd" in ended:
+            self.start_osd()
+        if "gateway" in ended:
+            self.start_gateway()
+        if "pubsub_gateway" in ended and self.pubsub_gateway is not None:
+            self.pubsub_gateway.start()
+            self._await_gateway(self.pubsub_gateway, "pubsub_port", 405)
+        return ended
+
+    def _has_ended(self, name: str) -> bool:
+        daemon: Running | None = getattr(self, name)
+        return daemon is not None and daemon.process.poll() is not None
+
     def await_osd(self) -> None:
         def up() -> bool:
             return '"num_up_osds":1' in self._command("ceph", "osd", "stat", "-f", "json") and self._osd_answers()

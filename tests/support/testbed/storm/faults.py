@@ -97,13 +97,13 @@ class FaultyProxy:
     async def _forward(self, request: web.Request) -> web.StreamResponse:
         assert self._client is not None
         headers = {name: value for name, value in request.headers.items() if name.lower() not in _UNFORWARDED}
-        body = await request.read()
         try:
+            body = await request.read()
             async with self._client.post(self._target + request.path, data=body, headers=headers) as answer:
                 kept = {name: value for name, value in answer.headers.items() if name.lower() not in _UNFORWARDED}
                 return web.Response(status=answer.status, body=await answer.read(), headers=kept)
-        except aiohttp.ClientError:
-            return _hung_up(request)  # the sink was killed: what it held gets no answer
+        except (aiohttp.ClientError, ConnectionError):
+            return _hung_up(request)  # the sink was killed, or who posted: what it held gets no answer
 
 
 def _hung_up(request: web.Request) -> web.StreamResponse:

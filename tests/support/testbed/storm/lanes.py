@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -29,7 +30,8 @@ _SOURCE = ("--max-in-flight", "16", "--sink-timeout-seconds", "600", "--backoff-
 class Lane:
     """`buckets`: those of the objects, whose events `sources` (name: arguments) take.
 
-    `outage(seconds)` takes the store away and brings it back. `waiting()`: events that nobody acknowledged yet.
+    `outage(seconds)` takes the store away and brings it back; `revive()` starts what of it has ended by itself, and
+    names that. `waiting()`: events that nobody acknowledged yet.
     """
 
     settings: Mapping[str, str]
@@ -40,6 +42,7 @@ class Lane:
     sources: Mapping[str, Sequence[str]]
     outage: Callable[[float], None]
     waiting: Callable[[], int]
+    revive: Callable[[], Sequence[str]] = tuple
 
 
 def sqs_lane(store: Store, *, lease_seconds: int = 10) -> Lane:
@@ -92,17 +95,23 @@ def ceph_lane(ceph: Ceph, rabbitmq: RabbitMq, *, kills_gateway: bool = True) -> 
         s3.create_bucket(Bucket=bucket)
     queue = _announce_through(rabbitmq, ceph, pushed)
     pulled = pulled_bucket(ceph)
+    away = threading.Lock()  # on purpose
 
     def kill(seconds: float) -> None:
-        if kills_gateway:
-            ceph.gateway.kill()
-        ceph.osd.kill()
-        try:
-            time.sleep(seconds)
-        finally:
-            ceph.start_osd()
+        with away:
             if kills_gateway:
-                ceph.start_gateway()
+                ceph.gateway.kill()
+            ceph.osd.kill()
+            try:
+                time.sleep(seconds)
+            finally:
+                ceph.start_osd()
+                if kills_gateway:
+                    ceph.start_gateway()
+
+    def revive() -> Sequence[str]:
+        with away:
+            return ceph.revive()
 
     binding = ("--amqp-declare", "true", "--amqp-exchange", _EXCHANGE, "--amqp-routing-key", queue)
     pull = ("--rgw-pubsub-endpoint", ceph.pubsub_endpoint, "--rgw-subscription", pulled.subscription)
@@ -118,6 +127,7 @@ def ceph_lane(ceph: Ceph, rabbitmq: RabbitMq, *, kills_gateway: bool = True) -> 
         },
         outage=kill,
         waiting=lambda: rabbitmq.ready(queue) + len(pulled.keys()),
+        revive=revive,
     )
 
 

@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 PREFIX = "storm/"
 _PUT_PAUSE_SECONDS = 0.2
+_REVIVE_PAUSE_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,7 @@ class Account:
     kills: Counter[str] = field(default_factory=Counter)
     faults: Counter[Fault] = field(default_factory=Counter)
     outage_seconds: float = 0.0
+    crashes: Counter[str] = field(default_factory=Counter)
     posted_again: int = 0
     accepted_again: int = 0
     known: int = 0
@@ -96,17 +98,19 @@ class Account:
         yield f"injected in {self.seconds:.0f} s"
         yield f"  {self.kills.total()} kills -9: " + ", ".join(f"{n} {who}" for who, n in sorted(self.kills.items()))
         yield f"  {self.faults.total()} faults of sinks: " + ", ".join(f"{n} {what}" for what, n in self.faults.items())
+        crashes = ", ".join(f"{n} {who}" for who, n in sorted(self.crashes.items())) or "none"
         yield f"  the store away for {self.outage_seconds:.0f} s; {self.put_again} puts tried again"
+        yield f"  the store's own crashes, after which it was started again: {crashes}"
         yield f"redelivered: {self.posted_again} posts beyond the first of their event"
         yield f"deduplicated: {self.known} answered from the result without inference, {self.written_again} not written"
         yield f"  again by the results sink; {self.accepted_again} taken twice in all"
 
 
 class Putting:
-    """Puts objects until the store has them, whatever it does meanwhile."""
+    """Puts objects until the store has them, whatever it does meanwhile, or raises where it never takes one."""
 
-    def __init__(self, lane: Lane) -> None:
-        self._lane = lane
+    def __init__(self, lane: Lane, patience_seconds: float) -> None:
+        self._lane, self._patience_seconds = lane, patience_seconds
         self.again = 0
         self.put: dict[tuple[str, str], str] = {}  # the eTag
         self._lock = threading.Lock()
@@ -117,10 +121,13 @@ class Putting:
             list(threads.map(lambda each: self._put(client, *each), objects))
 
     def _put(self, client: S3Client, bucket: str, key: str, body: bytes) -> None:
+        until = time.monotonic() + self._patience_seconds
         while True:
             try:
                 etag = client.put_object(Bucket=bucket, Key=key, Body=body)["ETag"].strip('"')
             except (BotoCoreError, ClientError):
+                if time.monotonic() > until:
+                    raise
                 with self._lock:
                     self.again += 1
                 time.sleep(_PUT_PAUSE_SECONDS)
@@ -133,9 +140,12 @@ class Putting:
 def run(folder: Path, lane: Lane, plan: Plan, say: Callable[[str], None] = lambda _: None) -> Account:
     """One storm, from the start of our processes to the count."""
     began, chance = time.monotonic(), random.Random(plan.seed)  # noqa: S311
-    putting, account = Putting(lane), Account()
+    putting, account = Putting(lane, plan.settle_seconds), Account()
     objects = list(_objects(lane, plan))
-    with crew(folder, lane, seed=plan.seed, hang_seconds=plan.hang_seconds) as ours:
+    with (
+        crew(folder, lane, seed=plan.seed, hang_seconds=plan.hang_seconds) as ours,
+        _revived(lane, account.crashes, say),
+    ):
         _Rage(ours, lane, plan, chance, account, say).run(putting, objects)
         say(f"calm: {_settled(lane)} of {len(objects)} have an outcome")
         ours.wait_ready()
@@ -150,6 +160,26 @@ def run(folder: Path, lane: Lane, plan: Plan, say: Callable[[str], None] = lambd
     account.seconds = time.monotonic() - began
     _settle(lane, putting.put, {key for bucket, key, body in objects if _is_broken(body)}, account)
     return account
+
+
+@contextmanager
+def _revived(lane: Lane, crashes: Counter[str], say: Callable[[str], None]) -> Iterator[None]:
+    """What of the store ends by itself is started again, as its operator's init system would."""
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(_REVIVE_PAUSE_SECONDS):
+            for name in lane.revive():
+                say(f"{name} crashed")
+                crashes[name] += 1
+
+    watching = threading.Thread(target=watch)
+    watching.start()
+    try:
+        yield
+    finally:
+        over.set()
+        watching.join()
 
 
 def _objects(lane: Lane, plan: Plan) -> Iterator[tuple[str, str, bytes]]:
