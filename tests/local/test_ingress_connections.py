@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import cast
 
 import pytest
 
-from testbed.gateways import HOST, gateway, raw_server
+from testbed.gateways import HOST, Behind, gateway, raw_server
+from whimbrel.local.ingress import http1
 from whimbrel.local.ingress.http2 import Connection, Headers
 from whimbrel.local.ingress.outbound import Pool
 from whimbrel.local.processes import Address
@@ -17,6 +20,7 @@ pytestmark = pytest.mark.anyio
 
 HEAD = f"POST / HTTP/1.1\r\nhost: {HOST}\r\n".encode()
 MIB = 1024 * 1024
+_ANY_STREAM = 2**31 - 1
 
 
 async def sent_first(port: int, *parts: bytes) -> bytes:
@@ -30,6 +34,12 @@ async def sent_first(port: int, *parts: bytes) -> bytes:
             return await reader.read()
     finally:
         writer.close()
+
+
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy machine too a client has sent all of it before the gateway stops listening."""
+    monkeypatch.setattr(http1, "_LINGER_SECONDS", 60.0)
 
 
 async def test_an_answer_before_the_end_of_a_body_reaches_who_is_still_sending() -> None:
@@ -104,8 +114,8 @@ async def test_a_connection_that_was_paused_answers_whoever_has_it_next() -> Non
 class Asked:
     """A client's stream, or a process's that answers 200 at the end of each request."""
 
-    def __init__(self, connection: Connection | None = None, number: int = 0) -> None:
-        self._connection, self._number = connection, number
+    def __init__(self, process: Process | None = None, number: int = 0) -> None:
+        self._process, self._number = process, number
         self.status = b""
         self.over = asyncio.Event()
 
@@ -120,25 +130,52 @@ class Asked:
         self.over.set()
 
     def _end(self, end: bool) -> None:
-        if end and self._connection is not None:
-            self._connection.answer(self._number, [(b":status", b"200")], end=True)
+        if end and self._process is not None:
+            self._process.answer_at_last(self._number)
         if end:
             self.over.set()
 
 
 class Process(Connection):
-    """A process's end of a connection."""
+    """A process's end of a connection. `farewell`: said before each answer, with this as the last stream."""
 
-    def __init__(self) -> None:
+    def __init__(self, farewell: int | None = None) -> None:
         super().__init__(lambda number: Asked(self, number))
+        self._farewell = farewell
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
         super().connection_made(transport)
 
-    def say_farewell(self) -> None:
-        """GOAWAY: what has been asked is answered, and nothing more."""
-        self.transport.write(b"\0\0\x08\x07\0" + bytes(4) + (1).to_bytes(4, "big") + bytes(4))
+    def answer_at_last(self, number: int) -> None:
+        if self._farewell is not None:
+            self.say_farewell(self._farewell)
+        self.answer(number, [(b":status", b"200")], end=True)
+
+    def say_farewell(self, last: int) -> None:
+        """GOAWAY: what has been asked up to this stream is answered, and nothing more."""
+        self.transport.write(b"\0\0\x08\x07\0" + bytes(4) + last.to_bytes(4, "big") + bytes(4))
+
+
+@asynccontextmanager
+async def process(behind: Behind, *farewells: int | None) -> AsyncIterator[list[Process]]:
+    """Its connections, each with its farewell, those after them without one."""
+    loop, connections, given = asyncio.get_running_loop(), list[Process](), iter(farewells)
+
+    def connected() -> Process:
+        connections.append(Process(next(given, None)))
+        return connections[-1]
+
+    listening = await loop.create_server(connected, "127.0.0.1", 0)
+    port = listening.sockets[0].getsockname()[1]
+    behind.replicas.add("one", Address(port, port))
+    try:
+        yield connections
+    finally:
+        listening.close()
+        for connection in connections:
+            connection.transport.abort()
+        await asyncio.sleep(0)  # transports close in the next turn of the loop
 
 
 async def asked(client: Connection, authority: str, body: bytes = b"") -> Asked:
@@ -168,26 +205,26 @@ async def test_credit_for_what_nobody_takes_is_given_back() -> None:
 
 
 async def test_after_a_farewell_the_next_requests_take_another_connection() -> None:
-    loop, connections = asyncio.get_running_loop(), list[Process]()
-
-    def connected() -> Process:
-        connections.append(Process())
-        return connections[-1]
-
-    listening = await loop.create_server(connected, "127.0.0.1", 0)
-    port = listening.sockets[0].getsockname()[1]
-    async with gateway() as (behind, _):
-        behind.replicas.add("one", Address(port, port))
+    loop = asyncio.get_running_loop()
+    async with gateway() as (behind, _), process(behind) as connections:
         _, client = await loop.create_connection(lambda: Connection(None), "127.0.0.1", behind.gateway_port)
         statuses = [(await asked(client, HOST)).status]
-        connections[0].say_farewell()
+        connections[0].say_farewell(_ANY_STREAM)
         async with asyncio.timeout(60):
-            while len(connections) == 1:  # it may not have been read yet
+            while len(connections) == 1:  # what is asked before it is read is answered too
                 statuses.append((await asked(client, HOST)).status)
         client.close()
-    listening.close()
-    for connection in connections:
-        connection.transport.abort()
-    await asyncio.sleep(0)  # transports close in the next turn of the loop
 
     assert set(statuses) == {b"200"}
+
+
+@pytest.mark.parametrize(("last", "status"), [(_ANY_STREAM, b"200"), (1, b"200"), (0, b"502")])
+async def test_what_was_asked_before_a_farewell_is_answered_after_it(last: int, status: bytes) -> None:
+    """Unless it says that the request was not looked at."""
+    loop = asyncio.get_running_loop()
+    async with gateway() as (behind, _), process(behind, last):
+        _, client = await loop.create_connection(lambda: Connection(None), "127.0.0.1", behind.gateway_port)
+        first, second = (await asked(client, HOST), await asked(client, HOST))
+        client.close()
+
+    assert (first.status, second.status) == (status, b"200")

@@ -31,6 +31,7 @@ class Inbound:
     def __init__(self, gate: Gate, service: str | None, open_connections: set[Any]) -> None:
         self.gate, self.service = gate, service
         self._outbound: dict[int, Connection] = {}
+        self._connected: set[Connection] = set()
         self._open, self._in_work, self._ending = open_connections, 0, False
         self._open.add(self)
         self.connection = Connection(lambda number: _Exchange(self, number), self._lost)
@@ -43,9 +44,15 @@ class Inbound:
         found = self._outbound.get(port)
         if found is None or found.closed:
             loop = asyncio.get_running_loop()
-            _, found = await loop.create_connection(lambda: Connection(None), "127.0.0.1", port)
+            _, found = await loop.create_connection(self._to_process, "127.0.0.1", port)
             self._outbound[port] = found
         return found
+
+    def _to_process(self) -> Connection:
+        """Kept until it ends: after another one has its place, requests may still be answered by it."""
+        made = Connection(None, lambda: self._connected.discard(made))
+        self._connected.add(made)
+        return made
 
     def begun(self) -> None:
         self._in_work += 1
@@ -65,7 +72,7 @@ class Inbound:
 
     def _lost(self) -> None:
         self._open.discard(self)
-        for outbound in self._outbound.values():
+        for outbound in list(self._connected):
             outbound.close()
 
 

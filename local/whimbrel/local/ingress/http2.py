@@ -10,7 +10,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 import h2.config
 import h2.connection
@@ -45,13 +45,23 @@ class _Outgoing:
     end: bool = False
 
 
+class _OpenAfterGoAway(h2.connection.H2Connection):
+    """The library takes GOAWAY for the end of the connection, and every frame after it for an error. It is a farewell:
+    what was asked before is still answered (RFC 9113, 6.8)."""
+
+    def _receive_goaway_frame(self, frame: Any) -> tuple[list[Any], list[h2.events.Event]]:
+        said = h2.events.ConnectionTerminated()
+        said.last_stream_id = frame.last_stream_id
+        return [], [said]
+
+
 class Connection(asyncio.Protocol):
     """`accept` makes a stream for each request that comes; None at the end that asks."""
 
     def __init__(self, accept: Callable[[int], Stream] | None, lost: Callable[[], None] = lambda: None) -> None:
         self._accept, self._lost = accept, lost
         config = h2.config.H2Configuration(client_side=accept is None, header_encoding=None)
-        self._h2 = h2.connection.H2Connection(config)
+        self._h2 = _OpenAfterGoAway(config)
         self._transport: asyncio.Transport | None = None
         self._streams: dict[int, Stream] = {}
         self._outgoing: dict[int, _Outgoing] = {}
@@ -63,6 +73,8 @@ class Connection(asyncio.Protocol):
 
     def open(self, stream: Stream, headers: Headers, *, end: bool) -> int:
         """Ask; the id of the new stream. Raises h2.exceptions.ProtocolError where none can be opened any more."""
+        if self.closed:
+            raise h2.exceptions.ProtocolError("the connection is closed")
         number = self._h2.get_next_available_stream_id()
         self._h2.send_headers(number, headers, end_stream=end)
         self._streams[number] = stream
@@ -156,6 +168,13 @@ class Connection(asyncio.Protocol):
                     self._pump(waiting)
             case h2.events.ConnectionTerminated():
                 self.closed = True  # what is asked next goes by another connection
+                self._give_up_after(event.last_stream_id or 0)
+
+    def _give_up_after(self, last: int) -> None:
+        """What this end has asked after that stream was not looked at, and never will be."""
+        for number in [number for number in self._streams if self._accept is None and number > last]:
+            self._drop(number)
+            self._streams.pop(number).on_reset(h2.errors.ErrorCodes.REFUSED_STREAM)
 
     def _pump(self, number: int) -> None:
         outgoing = self._outgoing.get(number)
