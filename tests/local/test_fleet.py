@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -63,3 +64,21 @@ async def test_when_all_of_it_stops_no_request_is_waited_for_longer_than_that(tm
 
         assert not process.running
         assert fleet.ending() == frozenset()
+
+
+async def test_of_pods_that_are_gone_the_latest_logs_are_kept_in_every_namespace(tmp_path: Path) -> None:
+    logs = tmp_path / "logs"
+    logs.mkdir()
+    kept = [logs / name for name in ("s3.log", *(f"c-1-{number:05}.log" for number in range(100)))]
+    gone = [logs / name for name in ("a-1-bcdfg.log", "a-1-bcdfg.log.1", "a-1-bcdfg.team.log")]
+    for age, path in enumerate([*reversed(kept), *gone]):
+        path.touch()
+        os.utime(path, (1000 - age, 1000 - age))
+
+    async with busy(tmp_path) as (fleet, replicas, replica):
+        replicas.give_back(replica)
+        fleet.follow([], lambda *_: toy(), lambda _: None)
+        await asyncio.to_thread(wait_for, lambda: not fleet.ending(), "the end of the process")
+
+    assert [path for path in kept if not path.exists()] == []
+    assert [path for path in gone if path.exists()] == []

@@ -170,8 +170,9 @@ class Fleet:
             hurried.cancel()
 
     def _prune_logs(self) -> None:
-        used = {self._place.log(running.process.workload.name) for running in self._running.values()}
-        gone = [path for path in self._place.state.glob("logs/*-?????.log*") if path not in used]
+        used = {self._place.log(running.process.workload.name).name for running in self._running.values()}
+        found = self._place.state.glob("logs/*-?????.*log*")  # POD.log, POD.NAMESPACE.log, and .1 of one put aside
+        gone = [path for path in found if path.name.removesuffix(".1") not in used]
         for path in sorted(gone, key=lambda each: each.stat().st_mtime)[:-_LOGS_KEPT]:
             path.unlink(missing_ok=True)
 
