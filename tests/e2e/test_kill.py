@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from whimbrel.core.settings import S3Settings
 
 OBJECTS = 300
 BROKEN = 6
+NO_ANSWER = "store does not answer"
 
 
 def objects(prefix: str) -> dict[str, bytes]:
@@ -32,13 +35,13 @@ def assert_all_accounted_for(machine: OneMachine, prefix: str, put: dict[str, by
         f"an outcome of each of {len(put)} objects, {len(machine.outcomes(prefix=prefix))} so far",
         120,
     )
-    wait_for(lambda: queued(machine) == 0, "an empty queue, of messages in work too", 120)
+    wait_for(lambda: sum(queued(machine)) == 0, "an empty queue, of messages in work too", 120)
     outcomes = machine.outcomes(prefix=prefix)
     assert {key: len(outcomes.of(key)) for key in put} == dict.fromkeys(put, 1)
     assert {key for key in put if key in outcomes.letters} == {key for key in put if "broken" in key}
 
 
-def queued(machine: OneMachine) -> int:
+def queued(machine: OneMachine) -> tuple[int, int]:
     """Messages that wait, and messages that somebody holds or held when it was killed."""
     variables = machine.status()["environment"]
     settings = S3Settings(s3_endpoint=variables["WHIMBREL_S3_ENDPOINT"])
@@ -47,7 +50,8 @@ def queued(machine: OneMachine) -> int:
     names: list[Any] = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
     url = client.get_queue_url(QueueName="photos")["QueueUrl"]
     answer = client.get_queue_attributes(QueueUrl=url, AttributeNames=names)["Attributes"]
-    return sum(int(answer[name]) for name in names)
+    waiting, held = (int(answer[name]) for name in names)
+    return waiting, held
 
 
 @pytest.mark.parametrize(
@@ -69,14 +73,17 @@ def test_a_killed_component_loses_nothing(machine: OneMachine, component: str) -
 
 
 def test_a_store_that_stands_still_is_waited_out(machine: OneMachine) -> None:
+    """An object that the source has taken and nobody has read is then read from it."""
     prefix = "pause/"
     put = objects(prefix)
-    machine.put(put)
-    wait_for(lambda: len(machine.outcomes(prefix=prefix)) >= 10, "10 outcomes", 60)
     store = machine.component("s3")["pid"]
-    os.kill(store, signal.SIGSTOP)
+    told_before = logs(machine).count(NO_ANSWER)
     try:
-        wait_for(lambda: "store does not answer" in logs(machine), "a component that noticed", 120)
+        with standing_still(machine.component("digits-transformer")["pid"]):
+            machine.put(put)
+            wait_for(lambda: queued(machine)[1] > 0, "an object in work", 60)
+            os.kill(store, signal.SIGSTOP)
+        wait_for(lambda: logs(machine).count(NO_ANSWER) > told_before, "a component that noticed", 120)
     finally:
         os.kill(store, signal.SIGCONT)
 
@@ -97,14 +104,10 @@ def test_an_engine_that_is_killed_goes_on_where_it_was(tmp_path: Path) -> None:
 
 
 def test_an_object_that_was_overwritten_or_deleted_before_it_was_read_is_no_failure(machine: OneMachine) -> None:
-    predictor = machine.component("digits-transformer")["pid"]
-    os.kill(predictor, signal.SIGSTOP)
-    try:
+    with standing_still(machine.component("digits-transformer")["pid"]):
         machine.put({"early/overwritten.png": picture(1), "early/deleted.png": picture(2)})
         machine.put({"early/overwritten.png": picture(3)})
         machine.s3().delete_object(Bucket="photos", Key="early/deleted.png")
-    finally:
-        os.kill(predictor, signal.SIGCONT)
 
     wait_for(lambda: len(machine.outcomes(prefix="early/").gone) == 2, "both to be recorded as gone", 60)
     wait_for(lambda: "early/overwritten.png" in machine.outcomes(prefix="early/").results, "the new version's result")
@@ -112,6 +115,15 @@ def test_an_object_that_was_overwritten_or_deleted_before_it_was_read_is_no_fail
     (result,) = outcomes.results["early/overwritten.png"]
     assert result.predictions[0].label == "class-3"
     assert outcomes.letters == {}
+
+
+@contextmanager
+def standing_still(pid: int) -> Iterator[None]:
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
 
 
 def logs(machine: OneMachine) -> str:
