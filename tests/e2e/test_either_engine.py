@@ -40,6 +40,7 @@ pytestmark = needs_kubectl
 @pytest.fixture(scope="module")
 def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
     if chosen():
+        assert os.environ.get("WHIMBREL_TEST_GATEWAY"), "set WHIMBREL_TEST_GATEWAY to HOST:PORT of its ingress"
         kubeconfig = Path(os.environ.get("KUBECONFIG") or "~/.kube/config").expanduser()
     else:
         kubeconfig = request.getfixturevalue("machine").state / "kubeconfig"
@@ -244,12 +245,14 @@ def test_what_is_deleted_leaves_nothing(cluster: Cluster, birds: str) -> None:
     cluster.apply(inference_service(cluster.image, "gone"))
     cluster.wait_ready("isvc", "gone")
     url, host = cluster.url("isvc", "gone")
+    label = "serving.kserve.io/inferenceservice=gone"
+    parts = [f"{each}.serving.knative.dev" for each in ("services", "configurations", "routes", "revisions")]
+    kinds = ",".join([*parts, "pods"])
+    there = {each.partition("/")[0].partition(".")[0] for each in cluster.names(kinds, label)}
+    assert there >= {"revision", "pod"}
 
     cluster.kubectl("delete", "isvc", "gone")
 
-    label = "serving.kserve.io/inferenceservice=gone"
-    parts = (f"{each}.serving.knative.dev" for each in ("services", "configurations", "routes", "revisions"))
-    kinds = ",".join([*parts, "pods"])
     wait_for(lambda: cluster.names(kinds, label) == [], "an end of everything", 180)
 
     def unknown() -> bool:

@@ -21,7 +21,7 @@ def applied() -> list[Object]:
         inference_service(image, "birds"),
         inference_service(image, "sleepers", minReplicas=0),
         over_grpc(inference_service(image, "terns")),
-        observing(image),
+        observing(image, "secret"),
         classifier(image, "wrens", "http://observer.either.svc.cluster.local"),
         *eventing("wrens", "either-addressable-resolver"),
     ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -70,7 +71,8 @@ def created(key: str, size: int) -> Event:
 @contextmanager
 def events(cluster: Cluster, name: str) -> Iterator[Events]:
     """The classifier `name` and all that leads to it and away from it, ready and seen to deliver."""
-    cluster.apply(observing(cluster.image))
+    token = secrets.token_urlsafe()
+    cluster.apply(observing(cluster.image, token))
     cluster.wait_ready("ksvc", OBSERVER)
     inside: dict[str, Any] = cluster.get("ksvc", OBSERVER)["status"]["address"]
     role = f"{cluster.namespace}-addressable-resolver"
@@ -84,7 +86,10 @@ def events(cluster: Cluster, name: str) -> Iterator[Events]:
             cluster.wait_ready(kind, each)
         url, host = cluster.url("ksvc", OBSERVER)
         broker = cluster.get("broker", BROKER)["status"]["address"]["url"]
-        with httpx.Client(base_url=url, headers={"host": host}, timeout=60, trust_env=False) as client:
+        headers = {"host": host, "authorization": f"Bearer {token}"}
+        with httpx.Client(base_url=url, headers=headers, timeout=60, trust_env=False) as client:
+            wait_for(lambda: client.get("/seen").is_success, "the observer to be reached", 60)
+            assert httpx.get(f"{url}/seen", headers={"host": host}, timeout=60, trust_env=False).status_code == 401
             found = Events(client, broker, name)
             wait_for(lambda: _delivers(found), "the broker to deliver", LONGEST_SECONDS)
             yield found

@@ -44,11 +44,12 @@ def classifier(image: Image, name: str, store: str) -> Object:
     return _inference_service(name, components)
 
 
-def observing(image: Image) -> Object:
-    """One process of `observer.py`, always there."""
+def observing(image: Image, token: str) -> Object:
+    """One process of `observer.py`, always there; `token` is what the test proves itself by."""
     container = _container(image("eventing"), "/healthz", "256Mi")
     source = Path(observer.__file__).read_text()
-    container |= {"name": "observer", "command": ["python", "-c", source], "env": [_ANY_HOST]}
+    env = [_ANY_HOST, {"name": "OBSERVER_TOKEN", "value": token}]
+    container |= {"name": "observer", "command": ["python", "-c", source], "env": env}
     one = {f"autoscaling.knative.dev/{bound}-scale": "1" for bound in ("min", "max")}
     spec = {"automountServiceAccountToken": False, "enableServiceLinks": False, "containers": [container]}
     return {

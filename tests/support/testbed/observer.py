@@ -1,23 +1,26 @@
 """The hands and eyes of a test within a cluster: keeps events, answers as they ask, posts others, stands for a store.
 
-A pod runs this file by `python -c`, without this project:
+A pod runs this file by `python -c`, without this project. A cluster's gateway shows it to whoever reaches that, so what
+only the test does needs the token of $OBSERVER_TOKEN (marked with *):
 
     POST /answers          an event of type `either.answer.STATUS` or, for the first N attempts only, `...STATUS.N`
     POST /results, /dead-letters
-    GET /seen              all of them, oldest first
-    POST /forward          posts the event to the address in `forward-to`, and passes on the answer's status
-    PUT, GET, HEAD /photos/KEY
+    GET /seen *            all of them, oldest first
+    POST /forward *        posts the event to the address in `forward-to`, and passes on the answer's status
+    PUT * GET, HEAD        of /photos/KEY
 """
 
 from __future__ import annotations
 
 import base64
 import hashlib
+import hmac
 import os
 from collections import Counter
 from typing import Any
 
 from aiohttp import ClientSession, ClientTimeout, web
+from aiohttp.typedefs import Handler
 
 _LONGEST_SECONDS = 300
 
@@ -68,12 +71,21 @@ class Observer:
         return web.Response(body=content, headers={"etag": f'"{etag}"'})
 
 
+@web.middleware
+async def ask_for_token(request: web.Request, handler: Handler) -> web.StreamResponse:
+    if request.path in ("/seen", "/forward") or request.method == "PUT":
+        expected = f"Bearer {os.environ['OBSERVER_TOKEN']}"
+        if not hmac.compare_digest(request.headers.get("authorization", "").encode(), expected.encode()):
+            return web.Response(status=401)
+    return await handler(request)
+
+
 async def healthy(_: web.Request) -> web.Response:
     return web.Response()
 
 
 def application() -> web.Application:
-    observer, found = Observer(), web.Application()
+    observer, found = Observer(), web.Application(middlewares=[ask_for_token])
     found.router.add_post("/answers", observer.answer)
     found.router.add_post("/results", observer.keep)
     found.router.add_post("/dead-letters", observer.keep)
