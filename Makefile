@@ -16,7 +16,7 @@ CODE := core predictors transformers eventing mlflow local kube loadtest cli tes
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: $(VENV)/.demo ## install, train, classify 450 pictures that land in a bucket, show the table, leave nothing running
+demo: $(VENV)/.demo ## install, train, classify pictures that keep landing in a bucket while the model changes, show the table, leave nothing running
 	@$(BIN)/whimbrel demo
 
 up: $(VENV)/.demo ## install, start everything on this machine and stay; Ctrl-C stops it
