@@ -85,8 +85,9 @@ def answer_of(form: Form, port: int) -> Best | None:
 
 
 def _client(form: Form, port: int, stop: threading.Event, answers: list[Answered]) -> None:
-    connection = form.connect(port)
-    while not stop.is_set():
+    """One image at the least."""
+    connection, goes_on = form.connect(port), True
+    while goes_on:
         sent = time.perf_counter()
         try:
             status, _ = connection.ask()
@@ -94,6 +95,7 @@ def _client(form: Form, port: int, stop: threading.Event, answers: list[Answered
             connection.close()
             status = 0
         answers.append(Answered(sent, time.perf_counter() - sent, status))
+        goes_on = not stop.is_set()
     connection.close()
 
 

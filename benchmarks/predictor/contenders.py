@@ -20,7 +20,7 @@ from whimbrel.predictors.network import Images, Network
 
 
 class WrongAnswer(Exception):
-    """One line: what a contender answers, and what the bare loop does."""
+    """One line: what a contender answers, and what it should."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,8 @@ def measure(
                 check.pass_or_raise(contender, port)
             for count in CONCURRENCIES:
                 images_a_second, unanswered = rate(form, port, count, setting)
+                if not images_a_second:
+                    raise WrongAnswer(f"not measured: no answer to {count} at once")
                 seen.unanswered += unanswered
                 seen.rates.setdefault(count, []).append(images_a_second)
     except (NotInstalled, NotStarted, WrongAnswer) as error:
