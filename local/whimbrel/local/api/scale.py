@@ -30,9 +30,16 @@ def scale_of(found: Object) -> Object:
 
 def with_scale(found: Object, scale: Any) -> Object:
     """The object with as many replicas as the scale says. Raises BadRequest."""
-    replicas = (scale.get("spec") or {}).get("replicas", 0) if isinstance(scale, dict) else None
+    replicas = _part(scale, "spec").get("replicas", 0)
     if not isinstance(replicas, int) or isinstance(replicas, bool):
         raise BadRequest(f"spec.replicas: expected a number, seen {replicas!r:.80}")
-    version = (scale.get("metadata") or {}).get("resourceVersion") or found["metadata"]["resourceVersion"]
+    version = _part(scale, "metadata").get("resourceVersion") or found["metadata"]["resourceVersion"]
     metadata = found["metadata"] | {"resourceVersion": version}
     return {**found, "metadata": metadata, "spec": found["spec"] | {"replicas": replicas}}
+
+
+def _part(scale: Any, name: str) -> dict[str, Any]:
+    part = (scale.get(name) or {}) if isinstance(scale, dict) else scale
+    if not isinstance(part, dict):
+        raise BadRequest(f"{name}: expected an object, seen {part!r:.80}")
+    return part
