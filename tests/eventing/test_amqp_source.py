@@ -98,7 +98,7 @@ def test_sigterm_finishes_what_is_in_flight_and_returns_the_rest(rabbitmq: Rabbi
         process.signal(signal.SIGTERM)
         process.wait_until(lambda: rabbitmq.ready(queue) > 4, "waiting ones back in the queue")
         hold.set()
-        assert process.process.wait(15) == 0
+        assert process.process.wait(60) == 0
         assert len(sink.accepted_keys()) == 4
         wait_for(lambda: rabbitmq.ready(queue) == 8, "the rest in the queue")
 
@@ -182,7 +182,7 @@ def test_what_is_not_there_ends_the_start_within_its_bound(
 ) -> None:
     given = [argument.format(port=rabbitmq.port, tls_port=rabbitmq.tls_port) for argument in arguments]
     with source("http://127.0.0.1:1/", "--amqp-queue=none", *given, "--startup-wait-seconds=0.5") as process:
-        assert process.process.wait(20) == 1
+        assert process.process.wait(60) == 1
         last = json.loads(process.output().splitlines()[-1])
     assert told in last["message"]
     assert "wrong" not in process.output()

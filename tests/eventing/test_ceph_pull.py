@@ -151,7 +151,7 @@ def test_a_source_without_its_subscription_says_what_is_missing(ceph: Ceph, tmp_
         K_SINK="http://127.0.0.1:9/",
         **ceph.credentials,
     ) as source:
-        assert source.process.wait(30) == 1
+        assert source.process.wait(60) == 1
         assert "there is none; create it with 'whimbrel rgw subscriptions create'" in source.output()
 
 

@@ -92,7 +92,7 @@ def test_who_does_not_get_in_is_told_why_and_ends(
     with secured(kafka, certificate, User("reader", "right", "SCRAM-SHA-512")) as front:
         source = arguments(front, "closed", *filled, *more)
         with running("whimbrel.eventing", *source, log=tmp_path / "log", K_SINK="http://127.0.0.1:1/") as process:
-            assert process.process.wait(30) == 1
+            assert process.process.wait(60) == 1
             last = process.output().splitlines()[-1]
     assert told in last
     assert "secret-guess" not in process.output()

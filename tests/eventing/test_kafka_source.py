@@ -138,7 +138,7 @@ def test_what_is_not_there_ends_the_start_within_its_bound(
     source: Start, arguments: tuple[str, ...], status: int, told: str
 ) -> None:
     with source("t", "http://127.0.0.1:1/", *arguments, "--startup-wait-seconds=0.5") as process:
-        assert process.process.wait(30) == status
+        assert process.process.wait(60) == status
         assert told in process.output().splitlines()[-1]
 
 

@@ -206,7 +206,7 @@ def test_sigterm_answers_everybody(receiver: Callable[..., Any]) -> None:
             wait_for(lambda: source.waiting() == 4, "four requests that wait")
             source.process.process.terminate()
             hold.set()
-            assert source.process.process.wait(20) == 0
+            assert source.process.process.wait(60) == 0
             statuses = [post() for post in posts]
         assert sorted(set(statuses)) in ([202], [202, 503])
         assert statuses.count(202) == len(sink.accepted)

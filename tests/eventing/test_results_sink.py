@@ -260,7 +260,7 @@ def test_what_was_accepted_is_written_whatever_ends_the_sink(
         sent = [threads.submit(send, record) for record in records]
         wait_for(lambda: len(accepted) >= 10, "10 results accepted")
         process.signal(end)
-        assert process.process.wait(30) == (0 if end == signal.SIGTERM else -9)
+        assert process.process.wait(60) == (0 if end == signal.SIGTERM else -9)
         for each in sent:
             each.result(30)
     written = {record.object.key for record in ResultReader(s3, bucket, "photos").latest()}

@@ -67,7 +67,7 @@ def test_a_killed_source_loses_nothing(queue: Queue, source_process: SourceProce
     ):
         process.wait_until(lambda: len(sink.received) >= 20, "20 events in flight")
         process.process.kill()
-        process.process.wait(10)
+        process.process.wait(60)
         # Nothing was accepted, so nothing is deleted: once the leases are over, all of them wait again.
         wait_for(lambda: queue.counts() == (len(keys), 0), "every message back in the queue")
         hold.set()
@@ -88,7 +88,7 @@ def test_sigterm_finishes_what_is_in_flight_and_returns_the_rest(queue: Queue, s
         process.signal(signal.SIGTERM)
         wait_for(lambda: queue.counts() == (8, 4), "the waiting ones back in the queue")
         hold.set()
-        assert process.process.wait(15) == 0
+        assert process.process.wait(60) == 0
         assert len(sink.accepted_keys()) == 4
         wait_for(lambda: queue.counts() == (8, 0), "nothing held by anybody")
 
@@ -225,6 +225,6 @@ def test_health_and_metrics(queue: Queue, source_process: SourceProcess) -> None
 def test_a_missing_queue_ends_the_start_within_its_bound(queue: Queue, source_process: SourceProcess) -> None:
     queue.client.delete_queue(QueueUrl=queue.url)
     with source_process("http://127.0.0.1:1/", WHIMBREL_STARTUP_WAIT_SECONDS="1") as process:
-        assert process.process.wait(20) == 1
+        assert process.process.wait(60) == 1
         last: Any = json.loads(process.output().splitlines()[-1])
         assert f"queue '{queue.name}' does not exist; create it" in last["message"]

@@ -422,7 +422,7 @@ def test_a_kill_loses_nothing_and_the_watch_goes_on(tmp_path: Path) -> None:
             after = [each["object"]["metadata"]["name"] for each in _first(client, version, len(answered) - 1)]
             assert after == [name for name, _ in answered[1:]]
         api.process.signal(signal.SIGTERM)
-        assert api.process.process.wait(20) == 0
+        assert api.process.process.wait(60) == 0
 
 
 def _written_until_killed(api: KubernetesApi) -> list[tuple[str, str]]:
@@ -475,4 +475,4 @@ def test_a_stop_ends_watches_and_exits_with_0(tmp_path: Path) -> None:
         assert next(watched)["type"] == "ADDED"
         api.process.signal(signal.SIGTERM)
         assert [*watched] == []
-        assert api.process.process.wait(20) == 0
+        assert api.process.process.wait(60) == 0

@@ -215,7 +215,7 @@ def test_the_configuration_of_buckets_and_queues_comes_back(second_life: Life) -
 
 def test_a_second_store_on_the_same_folder_is_refused(second_life: Life, tmp_path: Path) -> None:
     with running("whimbrel.local.store", "--folder", str(second_life.folder), log=tmp_path / "log") as second:
-        assert second.process.wait(20) == 2
+        assert second.process.wait(60) == 2
         assert "stop the other store" in second.output()
 
 
@@ -354,7 +354,7 @@ def test_a_web_page_can_neither_put_nor_read(embedded: Store) -> None:
 def test_a_start_that_cannot_be_is_one_line(tmp_path: Path, arguments: list[str], message: str) -> None:
     command = ["--folder", str(tmp_path / "store"), *arguments]
     with running("whimbrel.local.store", *command, log=tmp_path / "log") as refused:
-        assert refused.process.wait(20) == 2
+        assert refused.process.wait(60) == 2
         assert message in refused.output()
         assert refused.output().count("\n") == 1
 

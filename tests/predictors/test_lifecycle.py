@@ -227,7 +227,7 @@ def test_the_drain_answers_everything_under_load(tmp_path: Path) -> None:
         for client in clients:
             client.join(30)
         stop.set()
-        exit_status = predictor.process.process.wait(30)
+        exit_status = predictor.process.process.wait(60)
 
     assert [client.failure for client in clients] == [None] * 16
     assert {status for client in clients for status in client.statuses} == {200}

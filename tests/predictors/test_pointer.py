@@ -330,7 +330,7 @@ def test_a_process_killed_in_the_middle_of_its_swap_comes_back_on_the_pointers_s
         pointer.write(Pointer(current=version("1"), candidate=version("2"), share=30), etag)
         wait_for(lambda: ("2", "LOADING") in states(predictor.url), "the swap")
         predictor.process.process.kill()
-        predictor.process.process.wait(10)
+        predictor.process.process.wait(60)
 
     with running_predictor(tmp_path / "log", *options, uri=uri, **store.settings_environment) as predictor:
         wait_for(lambda: metadata(predictor.url)["pointer"]["synced"], "the pointer's state")

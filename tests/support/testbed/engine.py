@@ -45,7 +45,7 @@ class OneMachine:
         assert found, f"no component {name!r} in {self.status()}"
         return dict(found[0])
 
-    def wait_ready(self, seconds: float = 120) -> None:
+    def wait_ready(self, seconds: float = 300) -> None:
         def ready() -> bool:
             status = read_status(self.state)
             return bool(status and status["running"] and status.get("ready"))
@@ -75,7 +75,7 @@ class OneMachine:
 
 
 @contextmanager
-def one_machine(state: Path, *, manifests: Path = NULL_OVERLAY, ready_seconds: float = 120) -> Iterator[OneMachine]:
+def one_machine(state: Path, *, manifests: Path = NULL_OVERLAY, ready_seconds: float = 300) -> Iterator[OneMachine]:
     """`whimbrel up` from start to stop; unless told otherwise its predictor answers by rule, without torch."""
     state.mkdir(parents=True, exist_ok=True)
     arguments = ("up", "--state", str(state), "--manifests", str(manifests))

@@ -24,7 +24,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def wait_for(condition: Callable[[], Found], what: str, seconds: float = 30.0) -> Found:
+def wait_for(condition: Callable[[], Found], what: str, seconds: float = 60.0) -> Found:
     """The first truthy value of `condition`, polled; a failed test after `seconds`."""
     deadline = time.monotonic() + seconds
     while not (found := condition()):
@@ -64,7 +64,7 @@ class Running:
     def output(self) -> str:
         return self.log.read_text(errors="replace")
 
-    def wait_until(self, condition: Callable[[], object], what: str, seconds: float = 30.0) -> None:
+    def wait_until(self, condition: Callable[[], object], what: str, seconds: float = 60.0) -> None:
         def met() -> object:
             if self.process.poll() is not None:
                 raise AssertionError(f"{self.command} ended with {self.process.returncode}:\n{self.output()[-4000:]}")
@@ -81,7 +81,7 @@ class Running:
 
     def kill(self) -> None:
         self.process.kill()
-        self.process.wait(10)
+        self.process.wait(60)
 
     def start(self) -> None:
         """Once more, after it ended."""
@@ -95,7 +95,7 @@ class Running:
                 self.process.wait(seconds)
             except subprocess.TimeoutExpired:
                 self.process.kill()
-        return self.process.wait(10)
+        return self.process.wait(60)
 
 
 def environment(**extra: str) -> dict[str, str]:

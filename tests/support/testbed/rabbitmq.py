@@ -92,7 +92,7 @@ class RabbitMq:
         """SIGKILL the whole node."""
         for process in _tree(self.node.process.pid):
             process.kill()
-        self.node.process.wait(10)
+        self.node.process.wait(60)
         wait_for(lambda: not self.answers(), "an end of the node")
 
     def start(self) -> None:
