@@ -87,7 +87,7 @@ class Running:
         """Once more, after it ended."""
         self.process = self._spawn()
 
-    def stop(self, seconds: float = 15.0) -> int:
+    def stop(self, seconds: float = 60.0) -> int:
         """SIGTERM, then SIGKILL after `seconds`; the exit status."""
         if self.process.poll() is None:
             self.process.terminate()
