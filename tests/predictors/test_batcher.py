@@ -20,6 +20,7 @@ from whimbrel.predictors.batch_policy import BatchLimits
 from whimbrel.predictors.batcher import Batcher, batching, device_threads
 from whimbrel.predictors.network import Images, Outputs
 from whimbrel.predictors.null_network import NullNetwork
+from whimbrel.predictors.turns import Turns
 
 POISON = 255
 SECONDS = 20
@@ -204,9 +205,22 @@ async def test_a_batch_that_only_fails_as_a_whole_is_answered_in_parts() -> None
     assert network.sizes == [4, 2, 2]
 
 
+class SteppedNetwork(RecordingNetwork):
+    """Each batch is computed until it is let go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.let_go = threading.Semaphore(0)
+
+    def infer(self, images: Images, top_k: int) -> Outputs:
+        outputs = super().infer(images, top_k)
+        assert self.let_go.acquire(timeout=SECONDS)
+        return outputs
+
+
 @pytest.mark.anyio
 async def test_what_one_version_accepted_is_not_overtaken_by_what_another_accepted_later() -> None:
-    network, answered = RecordingNetwork(), list[int]()
+    network, answered = SteppedNetwork(), list[int]()
 
     async def ask(batcher: Batcher, index: int) -> None:
         answered.extend(firsts(await batcher.infer(null_images(index), 1)))
@@ -216,14 +230,20 @@ async def test_what_one_version_accepted_is_not_overtaken_by_what_another_accept
             batching(network, limits(batch=1), threads, model_name="m", version="1") as old,
             batching(network, limits(batch=1), threads, model_name="m", version="2") as new,
         ):
-            first = await held(old, network)
             tasks = []
-            for batcher, index in ((old, 1), (old, 2), (old, 3), (new, 4), (new, 5)):
+            for batcher, index in ((old, 0), (old, 1), (old, 2), (old, 3), (new, 4), (new, 5)):
                 tasks.append(asyncio.create_task(ask(batcher, index)))
                 await asyncio.sleep(0)
-            network.gate.set()
-            await asyncio.gather(first, *tasks)
-    assert answered == [1, 2, 3, 4, 5]
+            for in_line in (3, 3, 3, 2, 1, 0):  # one of the old version's, as long as it has any, and the new one's two
+                await network.has_started()
+                await asyncio.to_thread(_wait_for_line, threads.turns, in_line)
+                network.let_go.release()
+            await asyncio.gather(*tasks)
+    assert answered == [0, 1, 2, 3, 4, 5]
+
+
+def _wait_for_line(turns: Turns, length: int) -> None:
+    wait_for(lambda: len(turns._lines.get("m", ())) == length, f"{length} batches in line")
 
 
 @pytest.mark.anyio
