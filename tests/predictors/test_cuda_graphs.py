@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+
+from testbed.packages import packaged
 
 pytestmark = pytest.mark.torch
 torch = pytest.importorskip("torch")
@@ -19,6 +22,19 @@ def test_sizes_that_come_often_are_recorded_once_and_no_more_than_allowed() -> N
     ended = Sizes(most=2, often=1)
     ended.end()
     assert not ended.is_due(8)
+
+
+def test_the_setting_reaches_the_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from whimbrel.predictors import sources, torch_network
+    from whimbrel.predictors.settings import PredictorSettings
+
+    made = packaged(tmp_path / "1", "1")
+    settings = PredictorSettings(model_name="m", model_uri="null:2", cuda_graphs=True)
+    located = sources.locate(sources.Source("1", made.uri, made.digest), settings)
+    given: dict[str, Any] = {}
+    monkeypatch.setattr(torch_network, "load", lambda *_, **named: given.update(named))
+    sources.build(located, settings)
+    assert given["cuda_graphs"] is True
 
 
 def test_what_cannot_be_recorded_computes_without(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -90,7 +90,8 @@ class GraphedModule:
         torch.cuda.current_stream(self._device).wait_stream(aside)
         graph = torch.cuda.CUDAGraph()
         # thread_local: the other thread goes on copying batches meanwhile
-        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+        # aside: by itself it would capture a stream of the first device, and nothing of another one's
+        with torch.cuda.graph(graph, pool=self._pool, stream=aside, capture_error_mode="thread_local"):
             output = self._module(given)
         self._pool = self._pool or graph.pool()
         return graph, given, output

@@ -258,4 +258,5 @@ def _torch_network(package: Package, source: Source, settings: PredictorSettings
         code=Offered(attested.compiled, source.uri, client, settings.max_batch_size)
         if settings.compiled_code
         else None,
+        cuda_graphs=settings.cuda_graphs,
     )
