@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 import weakref
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -62,6 +63,7 @@ class StagingBuffers:
         self._device = device
         self._copies: Any = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
         self._free: list[_Buffer] = []
+        self._returned: deque[_Buffer] = deque()  # until the next batch: a collection, at any line, may give back
         self._lock = threading.Lock()
 
     def stage(self, parts: Sequence[Images]) -> Staged:
@@ -77,18 +79,19 @@ class StagingBuffers:
             on_device = joined.to(self._device, non_blocking=True)
             buffer.copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
             buffer.copied.record(self._copies)
-        self._put_back(buffer)  # its event tells when it may be written to
+        self._returned.append(buffer)  # its event tells when it may be written to
         return Staged(on_device, buffer.copied, None)
 
     def _lent(self, images: torch.Tensor, buffer: _Buffer) -> Staged:
         staged = Staged(images, None, None)
-        staged._give_back = weakref.finalize(staged, self._put_back, buffer)
+        staged._give_back = weakref.finalize(staged, self._returned.append, buffer)
         staged._give_back.atexit = False
         return staged
 
     def _taken(self, size: int) -> _Buffer:
         """The smallest kept one that is large enough and read; else a new one."""
         with self._lock:
+            self._keep_returned()
             fitting = [each for each in self._free if len(each.pixels) >= size and each.is_read()]
             if fitting:
                 buffer = min(fitting, key=lambda each: len(each.pixels))
@@ -96,9 +99,8 @@ class StagingBuffers:
                 return buffer
         return _Buffer(torch.empty(size, dtype=torch.uint8, pin_memory=self._copies is not None))
 
-    def _put_back(self, buffer: _Buffer) -> None:
+    def _keep_returned(self) -> None:
         """The largest are kept: they fit every batch. torch lets go of another one once the copy out of it is done."""
-        with self._lock:
-            self._free.append(buffer)
-            if len(self._free) > MOST_KEPT:
-                self._free.remove(min(self._free, key=lambda each: len(each.pixels)))
+        while self._returned:
+            self._free.append(self._returned.popleft())
+        self._free = sorted(self._free, key=lambda each: len(each.pixels))[-MOST_KEPT:]
