@@ -168,6 +168,14 @@ def test_a_network_that_does_not_compute_lower_agrees_nowhere() -> None:
     assert (found.agreeing, found.images) == (0, BATCH)
 
 
+def test_a_lack_of_memory_is_no_disagreement() -> None:
+    def fails(*_: Any) -> Any:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes")
+
+    with pytest.raises(RuntimeError, match="allocate"):
+        compared(labels(), fails, IMAGES, target=HERE, dtype="bfloat16", asked=Asked())
+
+
 def test_comparing_is_bounded_and_ends_with_the_process() -> None:
     never = Asked(longest_seconds=-1)
     assert compared(labels(), labels(), IMAGES, target=HERE, dtype="bfloat16", asked=never) is None

@@ -10,6 +10,7 @@ from whimbrel.core.attestations import LEAST_AGREEMENT, Agreement
 from whimbrel.core.errors import ModelFailed
 from whimbrel.core.hardware import Target
 from whimbrel.core.tensors import INDICES
+from whimbrel.predictors import memory
 from whimbrel.predictors.network import Images, Outputs
 from whimbrel.predictors.precision import Asked
 
@@ -26,7 +27,7 @@ def compared(
     """How many of `images` have the same top label; ends early once too many differ for the precision to be taken.
 
     None where it took longer than `asked.longest_seconds`. A network that does not compute in `dtype` agrees nowhere.
-    Raises what `reference` and `asked.check` raise.
+    Raises what `reference` and `asked.check` raise, and a lack of memory.
     """
     began, agreeing, seen = time.monotonic(), 0, 0
     allowed = int((1 - LEAST_AGREEMENT) * len(images) + 1e-9)
@@ -40,6 +41,8 @@ def compared(
         try:
             agreeing += int((lower(batch, 1)[INDICES] == expected).sum())
         except (RuntimeError, ModelFailed) as error:
+            if memory.ran_short(error):
+                raise  # which says nothing of the precision
             logger.info("the network does not compute in %s: %s", dtype, str(error)[:300])
     return Agreement(
         hardware_class=target.hardware_class, torch=target.torch, dtype=dtype, images=seen, agreeing=agreeing
