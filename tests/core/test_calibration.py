@@ -66,6 +66,12 @@ def test_a_file_that_is_no_safetensors_or_has_no_images_is_refused(tmp_path: Pat
     save_file({"pictures": IMAGES}, tmp_path / CALIBRATION)
     with pytest.raises(PackageRefused, match="no tensor 'images'"):
         calibration.read(package(tmp_path, CALIBRATION))
+    for dtype in (b"BF16", b"F8_E4M3"):  # numpy has neither
+        size = {b"BF16": 2, b"F8_E4M3": 1}[dtype]
+        head = b'{"images":{"dtype":"%s","shape":[1],"data_offsets":[0,%d]}}' % (dtype, size)
+        (tmp_path / CALIBRATION).write_bytes(len(head).to_bytes(8, "little") + head + bytes(size))
+        with pytest.raises(PackageRefused, match="safetensors"):
+            calibration.read(package(tmp_path, CALIBRATION))
 
 
 def test_a_manifest_with_an_oversized_set_is_refused_before_anything_is_fetched(tmp_path: Path) -> None:

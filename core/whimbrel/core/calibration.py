@@ -45,7 +45,7 @@ def read(package: Package) -> NDArray[np.uint8] | None:
         return None
     try:
         images: Any = load_file(path).get(IMAGES)
-    except (SafetensorError, OSError, ValueError) as error:
+    except (SafetensorError, OSError, ValueError, TypeError, AttributeError) as error:  # of dtypes that numpy has not
         raise PackageRefused(f"expected safetensors in {path}; {error}") from None
     fault = "no tensor 'images'" if images is None else _fault(images, package.manifest.preset)
     if fault is not None:
