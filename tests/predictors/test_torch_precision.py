@@ -142,7 +142,8 @@ def test_what_was_measured_is_told_as_the_registry_takes_it(tmp_path: Path) -> N
     made = exported(tmp_path)
     network = load(made, Asked("float32"))
     assert isinstance(network.task, Classification)
-    found = torch_network.measured(made, torch.device("cpu"), network.task, "bfloat16", Asked())
+    device = torch.device("cpu")
+    found = torch_network.measured(made, network.module, device, network.task, "bfloat16", asked=Asked())
     assert isinstance(found, Agreement)
     assert (found.agreeing, found.images, found.torch) == (200, 200, str(torch.__version__))
 

@@ -262,7 +262,7 @@ class Residents:
         async with AsyncExitStack() as placed:
             with self._threads.taken.holding(located.needed_bytes), self.stages.timed("build"):
                 network = await self._aside(sources.build, located, self._settings, self._check_goes_on)
-            taken = sources.taken_bytes(located, network, self._settings)
+                taken = await self._aside(sources.taken_bytes, located, network, self._settings)
             placed.enter_context(self._threads.taken.holding(taken))
             placed.push_async_callback(self._aside, memory.give_back)
             placed.callback(network.close)

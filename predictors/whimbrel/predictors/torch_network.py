@@ -67,7 +67,7 @@ def load(
     own = _name(torch_modules.dtype_of(module))
 
     def measure(dtype: str) -> Agreement | None:
-        return measured(package, device, task, dtype, asked)
+        return measured(package, module, device, task, dtype, asked=asked)
 
     chosen = precision.choose(package, own, target, asked, measure)
     logger.info("computes in %s: %s", chosen.dtype, chosen.why, extra={"digest": package.digest})
@@ -80,16 +80,17 @@ def load(
     return network
 
 
-def measured(package: Package, device: torch.device, task: Task, dtype: str, asked: Asked) -> Agreement | None:
+def measured(
+    package: Package, module: Any, device: torch.device, task: Task, dtype: str, *, asked: Asked
+) -> Agreement | None:
     """How far `dtype` agrees with float32 on the package's calibration set; None where there was no time for it, or
-    there is no set. Raises PackageRefused for what is no such set."""
+    there is no set. `module` is the package's, and in float32 afterwards. Raises PackageRefused for what is no such
+    set."""
     images = calibration.read(package)
     if images is None:
         return None
-    reference, lower = (
-        TorchNetwork.of(torch_modules.module_of(package, device), package, task, device, name)
-        for name in (precision.FLOAT32, dtype)
-    )
+    reference = TorchNetwork.of(module, package, task, device, precision.FLOAT32)
+    lower = TorchNetwork.of(torch_modules.module_of(package, device), package, task, device, dtype)
     return agreement.compared(reference.infer, lower.infer, images, target=target_of(device), dtype=dtype, asked=asked)
 
 
@@ -98,7 +99,8 @@ def agreement_on(package: Package, device: torch.device) -> Agreement | None:
     lower = target_of(device).lower_dtype
     if lower is None or package.calibration is None or package.manifest.task != CLASSIFICATION:
         return None
-    return measured(package, device, task_of(description_of(package)), lower, Asked(longest_seconds=math.inf))
+    module, task = torch_modules.module_of(package, device), task_of(description_of(package))
+    return measured(package, module, device, task, lower, asked=Asked(longest_seconds=math.inf))
 
 
 class TorchNetwork:
