@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from whimbrel.core.attestations import Attestations, CompiledCode
 from whimbrel.core.errors import NotFound, PackageRefused, Unavailable
+from whimbrel.core.hardware import Target
 from whimbrel.core.model_pointer import FORGOTTEN_AFTER_SECONDS, PointedVersion, Pointer, PointerStore, Replica
 from whimbrel.core.references import ObjectRef
 
@@ -47,6 +49,17 @@ def test_of_two_writers_one_loses(store: PointerStore) -> None:
     for known in (etag, None):
         with pytest.raises(Unavailable, match="read it again"):
             store.write(Pointer(current=FIRST), known)
+
+
+def test_a_pointer_that_no_replica_would_read_is_not_written(store: PointerStore) -> None:
+    etag = store.write(Pointer(current=FIRST), None)
+    target = Target(torch="2", instruction_sets=tuple(f"an_instruction_set_{number}" for number in range(100)))
+    code = [CompiledCode(target=target, dtype="float32", max_batch=2, sha256=f"{n:064}", size=1) for n in range(32)]
+    large = SECOND.model_copy(update={"attestations": Attestations(compiled=tuple(code))})
+
+    with pytest.raises(PackageRefused, match=r"at most 65536 bytes, seen .*whimbrel\.compiled\."):
+        store.write(Pointer(current=large), etag)
+    assert store.read(etag) is None
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 from botocore.exceptions import BotoCoreError, ClientError
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from whimbrel.core.attestations import NOTHING, Attestations
+from whimbrel.core.attestations import COMPILED_TAG, NOTHING, Attestations
 from whimbrel.core.errors import PackageRefused, Unavailable, WhimbrelError
 from whimbrel.core.package import Digest
 from whimbrel.core.references import ObjectRef
@@ -122,8 +122,15 @@ class PointerStore:
     def write(self, pointer: Pointer, known_etag: str | None) -> str:
         """Replace the pointer that has `known_etag` (None: there is none yet); the new eTag.
 
-        Raises Unavailable when another one was there: read it and decide again.
+        Raises Unavailable when another one was there: read it and decide again; PackageRefused for what no replica
+        would read.
         """
+        size = len(_content(pointer))
+        if size > MAX_BYTES:
+            raise PackageRefused(
+                f"expected a model pointer of at most {MAX_BYTES} bytes, seen {size}; remove tags of its versions that "
+                f"name compiled code of no use any more ({COMPILED_TAG}*)"
+            )
         condition: Any = {"IfMatch": known_etag} if known_etag else {"IfNoneMatch": "*"}
         try:
             answer = self._put(self.place.key, pointer, **condition)
@@ -185,10 +192,13 @@ class PointerStore:
             return None
 
     def _put(self, key: str, document: BaseModel, **condition: Any) -> Any:
-        content = document.model_dump_json(by_alias=True, exclude_none=True).encode()
         return self._client.put_object(
-            Bucket=self.place.bucket, Key=key, Body=content, ContentType="application/json", **condition
+            Bucket=self.place.bucket, Key=key, Body=_content(document), ContentType="application/json", **condition
         )
+
+
+def _content(document: BaseModel) -> bytes:
+    return document.model_dump_json(by_alias=True, exclude_none=True).encode()
 
 
 def _parsed(kind: type[Document], content: bytes, where: str) -> Document:
