@@ -161,7 +161,7 @@ def test_a_new_process_that_follows_a_pointer_loads_it(
     options = ("--compiled-code", "true", "--max-batch-size", str(MAX_BATCH), "--model-cache", str(tmp_path / "cache"))
     where = f"pointer+s3://{bucket}/digits/pointer.json"
     with running_predictor(tmp_path / "log", *options, uri=where, **store.settings_environment) as predictor:
-        (resident,) = httpx.get(f"{predictor.url}/v2/models/digits").json()["residents"]
+        (resident,) = httpx.get(f"{predictor.url}/v2/models/digits", timeout=30).json()["residents"]
         outputs = v2_outputs(predictor.infer(v2_document(images(3))).json())
     assert (resident["code"], resident["dtype"]) == ("compiled", "float32")
     expected = built(made, code, tmp_path, compiled_code=False).infer(images(3), CLASSES)

@@ -264,9 +264,9 @@ def test_an_ensemble_is_a_model_like_any_other_to_its_clients(tmp_path: Path) ->
         over_v1 = ask(predictor, "/v1/models/both:predict", {"instances": null_images(4).tolist()})
         by_version = ask(predictor, "/v2/models/both/versions/digits:null+b:null/infer", v2_document(null_images(4)))
         unloaded = ask(predictor, "/v2/repository/models/both/unload", {"parameters": {"version": "1"}})
-        metadata = httpx.get(f"{predictor.url}/v2/models/both").json()
-        ready = httpx.get(f"{predictor.url}/v2/models/both/ready").status_code
-        counted = httpx.get(f"{predictor.url}/metrics").text
+        metadata = httpx.get(f"{predictor.url}/v2/models/both", timeout=30).json()
+        ready = httpx.get(f"{predictor.url}/v2/models/both/ready", timeout=30).status_code
+        counted = httpx.get(f"{predictor.url}/metrics", timeout=30).text
 
     assert v2_outputs(answer) == {"indices": [[4, 5]], "scores": [[1.0, 0.0]], "names": [["class-4", "class-5"]]}
     assert answer["parameters"]["model_version"] == "digits:null+b:null"

@@ -39,7 +39,7 @@ def infer(predictor: Predictor, protocol: str, pixels: NDArray[np.uint8], **para
         return v2_outputs(predictor.infer(v2_document(pixels, **parameters)).json())
     if protocol == "binary":
         headers, body = v2_binary(pixels, binary_data_output=True, **parameters)
-        answer = httpx.post(f"{predictor.url}/v2/models/digits/infer", content=body, headers=headers)
+        answer = httpx.post(f"{predictor.url}/v2/models/digits/infer", content=body, headers=headers, timeout=30)
         read = InferResponse.from_bytes(answer.content, int(answer.headers[JSON_LENGTH]))
     else:
         read = grpc_infer(predictor, pixels, {name: str(value) for name, value in parameters.items()})
@@ -59,7 +59,7 @@ def grpc_infer(predictor: Predictor, pixels: NDArray[np.uint8], parameters: dict
             request_serializer=lambda message: message.SerializeToString(),
             response_deserializer=ModelInferResponse.FromString,
         )
-        return InferResponse.from_grpc(call(request, timeout=10))
+        return InferResponse.from_grpc(call(request, timeout=30))
 
 
 @pytest.mark.parametrize("protocol", ["json", "binary", "grpc"])
@@ -99,7 +99,7 @@ def test_v1_tells_boxes_by_corner_and_size(predictor: Predictor) -> None:
 
 
 def test_the_metadata_tell_the_outputs(predictor: Predictor) -> None:
-    metadata = httpx.get(f"{predictor.url}/v2/models/digits").json()
+    metadata = httpx.get(f"{predictor.url}/v2/models/digits", timeout=30).json()
     assert [output["name"] for output in metadata["outputs"]] == [
         "boxes",
         "labels",

@@ -54,11 +54,13 @@ def predictor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Predictor]:
 def test_each_model_answers_by_its_name_over_v1_and_v2(predictor: Predictor) -> None:
     documents = {"digits": null_images(7), "letters": null_images(7), "shapes": np.full((1, 16, 16, 3), 7, np.uint8)}
     over_v1 = {
-        name: httpx.post(f"{predictor.url}/v1/models/{name}:predict", json={"instances": images.tolist()}).json()
+        name: httpx.post(
+            f"{predictor.url}/v1/models/{name}:predict", json={"instances": images.tolist()}, timeout=30
+        ).json()
         for name, images in documents.items()
     }
     over_v2 = {
-        name: httpx.post(f"{predictor.url}/v2/models/{name}/infer", json=v2_document(images)).json()
+        name: httpx.post(f"{predictor.url}/v2/models/{name}/infer", json=v2_document(images), timeout=30).json()
         for name, images in documents.items()
     }
 
@@ -83,15 +85,18 @@ def test_each_model_answers_by_its_name_over_grpc(predictor: Predictor) -> None:
 
 def test_lists_and_readiness_have_all_of_them(predictor: Predictor) -> None:
     names = ["digits", "letters", "shapes"]
-    ready = [httpx.get(f"{predictor.url}{path}").status_code for path in ("/v2/health/ready", *map(_ready, names))]
-    rows = httpx.post(f"{predictor.url}/v2/repository/index", json={}).json()
+    ready = [
+        httpx.get(f"{predictor.url}{path}", timeout=30).status_code
+        for path in ("/v2/health/ready", *map(_ready, names))
+    ]
+    rows = httpx.post(f"{predictor.url}/v2/repository/index", json={}, timeout=30).json()
 
     assert ready == [200] * 4
     assert [(row["name"], row["state"], row["role"]) for row in rows] == [(name, "READY", "current") for name in names]
-    assert sorted(httpx.get(f"{predictor.url}/v2/models").json()["models"]) == names
-    assert sorted(httpx.get(f"{predictor.url}/v1/models").json()["models"]) == names
-    assert httpx.get(f"{predictor.url}/v2/models/none").status_code == 404
-    assert httpx.get(f"{predictor.url}/v2/models/shapes").json()["inputs"][0]["shape"] == [-1, 16, 16, 3]
+    assert sorted(httpx.get(f"{predictor.url}/v2/models", timeout=30).json()["models"]) == names
+    assert sorted(httpx.get(f"{predictor.url}/v1/models", timeout=30).json()["models"]) == names
+    assert httpx.get(f"{predictor.url}/v2/models/none", timeout=30).status_code == 404
+    assert httpx.get(f"{predictor.url}/v2/models/shapes", timeout=30).json()["inputs"][0]["shape"] == [-1, 16, 16, 3]
 
 
 def _ready(name: str) -> str:
@@ -103,8 +108,8 @@ def test_one_model_is_swapped_and_the_others_are_as_they_were(predictor: Predict
     parameters = {"version": "2", "uri": OTHER, "digest": digest, "percent": 40}
     url = f"{predictor.url}/v2/repository/models/letters"
     loaded = httpx.post(f"{url}/load", json={"parameters": parameters}, timeout=30)
-    rows = httpx.post(f"{predictor.url}/v2/repository/index", json={}).json()
-    shares = httpx.get(f"{predictor.url}/metrics").text
+    rows = httpx.post(f"{predictor.url}/v2/repository/index", json={}, timeout=30).json()
+    shares = httpx.get(f"{predictor.url}/metrics", timeout=30).text
     httpx.post(f"{url}/unload", json={"parameters": {"version": "2"}}, timeout=30).raise_for_status()
 
     assert (loaded.status_code, loaded.json()["name"]) == (200, "letters")
@@ -142,8 +147,10 @@ def test_each_model_follows_its_own_pointer(store: Store, s3: S3Client, bucket: 
         wait_for(lambda: held() == {"a": [("a1", True)], "b": [("b1", True)]}, "both reports")
         etags["b"] = stores["b"].write(Pointer(current=pointed("b2")), etags["b"])
         wait_for(lambda: held() == {"a": [("a1", True)], "b": [("b2", True)]}, "the swap of one")
-        rows = httpx.post(f"{predictor.url}/v2/repository/index", json={}).json()
-        answer = httpx.post(f"{predictor.url}/v2/models/b/infer", json=v2_document(null_images(3), top_k=1)).json()
+        rows = httpx.post(f"{predictor.url}/v2/repository/index", json={}, timeout=30).json()
+        answer = httpx.post(
+            f"{predictor.url}/v2/models/b/infer", json=v2_document(null_images(3), top_k=1), timeout=30
+        ).json()
 
     current = [(row["name"], row["version"]) for row in rows if row["role"] == "current"]
     assert current == [("digits", "null"), ("a", "a1"), ("b", "b2")]

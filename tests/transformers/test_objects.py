@@ -94,7 +94,10 @@ def near(box: tuple[int, int, int, int]) -> Any:
 def test_v1_answers_boxes_and_keypoints_of_the_picture(transformer: Transformer) -> None:
     content = picture(CAT, DOG)
     response = httpx.post(
-        f"{transformer.url}/v1/models/digits:predict", content=content, headers={"content-type": "image/png"}
+        f"{transformer.url}/v1/models/digits:predict",
+        content=content,
+        headers={"content-type": "image/png"},
+        timeout=30,
     )
     ((cat, dog),) = response.json()["predictions"]
     assert (cat["label"], cat["box"], dog["label"], dog["box"]) == ("class-3", near(CAT), "class-4", near(DOG))
@@ -114,7 +117,7 @@ def test_v2_answers_tensors_of_as_many_objects_as_there_are(transformer: Transfo
     assert outputs["boxes"][0][1] == pytest.approx([left, top, left + width, top + height], abs=PIXEL)
     assert outputs["boxes"][1] == [[0] * 4] * 2
     assert np.array(outputs["keypoints"]).shape == (3, 2, 3, 3)
-    metadata = httpx.get(f"{transformer.url}/v2/models/digits").json()
+    metadata = httpx.get(f"{transformer.url}/v2/models/digits", timeout=30).json()
     assert [output["name"] for output in metadata["outputs"]] == [*outputs]
 
 

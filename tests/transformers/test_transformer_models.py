@@ -95,13 +95,17 @@ def test_requests_go_to_the_model_of_their_path(transformer: Transformer) -> Non
         return str(answer.json()["predictions"][0][0]["label"])
 
     assert [best(name) for name in ("digits", "letters", "shapes")] == ["class-7", "letter-7", "shape-1"]
-    assert sorted(httpx.get(f"{transformer.url}/v2/models").json()["models"]) == ["digits", "letters", "shapes"]
+    assert sorted(httpx.get(f"{transformer.url}/v2/models", timeout=30).json()["models"]) == [
+        "digits",
+        "letters",
+        "shapes",
+    ]
 
 
 @pytest.mark.parametrize("path", ["/events/birds", "/v1/models/birds:predict"])
 def test_a_model_that_is_not_here_may_come(transformer: Transformer, path: str) -> None:
     headers, body = cloudevent.binary(object_event("photos", "a.png"))
-    response = httpx.post(transformer.url + path, headers=headers, content=body)
+    response = httpx.post(transformer.url + path, headers=headers, content=body, timeout=30)
 
     assert (response.status_code, response.json()["reason"]) == (404, "NotFound")
     assert "digits, letters, shapes" in response.json()["error"]

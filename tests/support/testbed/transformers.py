@@ -39,9 +39,9 @@ def running_outputs(log: Path, store: Store, bucket: str, *arguments: str) -> It
     """The URL of an outputs sink that writes to `bucket`, once it is ready."""
     options = ("outputs", "--outputs-bucket", bucket, "--http-port", "0", *arguments)
     with running("whimbrel.transformers", *options, log=log, **store.settings_environment) as process:
-        process.wait_until(lambda: _port(process), "the port")
+        process.wait_until(lambda: _port(process), "the port", START_SECONDS)
         url = f"http://127.0.0.1:{_port(process)}"
-        process.wait_until(lambda: answers(f"{url}/healthz"), "the sink")
+        process.wait_until(lambda: answers(f"{url}/healthz"), "the sink", START_SECONDS)
         yield url
 
 
