@@ -205,6 +205,17 @@ def test_an_abort_and_another_hand(fresh: World, controller: Running) -> None:
     assert fresh.points_at() == Pointer(current=CHAMPION)
 
 
+def test_one_that_waits_for_its_champion_leaves_the_traffic_where_it_is(fresh: World, controller: Running) -> None:
+    fresh.back_to(EQUAL)
+    fresh.rollouts.start("waiting", WORSE)
+    said = f"expected the traffic at {CHAMPION.version} alone, seen {EQUAL.version} alone"
+    controller.wait_until(lambda: said in fresh.rollouts.status("waiting").get("message", ""), "the reason")
+    fresh.rollouts.decide("waiting", "Abort")
+    status = fresh.rollouts.ends("waiting", controller)
+    assert status["message"] == "aborted by hand before it began"
+    assert fresh.points_at() == Pointer(current=EQUAL)
+
+
 def by_hand(world: World, change: Callable[[Pointer], Pointer]) -> None:
     read = world.pointer.read()
     assert read is not None

@@ -12,7 +12,7 @@ import pytest
 from whimbrel.core.errors import InputRefused
 from whimbrel.mlflow.rollout.gates import Gate, Measure, judge
 from whimbrel.mlflow.rollout.policy import parse_policy, seconds
-from whimbrel.mlflow.rollout.reconcile import Backtested, Evidence, Seen, Traffic, next_status, wanted
+from whimbrel.mlflow.rollout.reconcile import Backtested, Evidence, Seen, Traffic, next_move, next_status
 from whimbrel.mlflow.rollout.resource import ModelRollout, Phase, Spec, new, parse, status_document
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -72,9 +72,7 @@ class World:
         )
         status = next_status(rollout, Seen(self.now, traffic, evidence, self.backtested))
         self.document["status"] = status_document(status)
-        target = wanted(self.rollout)
-        if status.arrived is None:
-            self.traffic = target
+        self.traffic = next_move(self.rollout, traffic) or self.traffic
         self.now += timedelta(seconds=1)
         return status.phase
 
@@ -230,6 +228,24 @@ def test_a_change_by_another_hand_is_reported_and_not_fought() -> None:
     world.until(Phase.PROMOTED)
 
 
+@pytest.mark.parametrize("phase", [Phase.LOADING, Phase.CANARY, Phase.PROMOTING])
+@pytest.mark.parametrize("theirs", [Traffic("7"), Traffic("1", "7", 20)])
+def test_a_third_version_is_left_whatever_is_on_its_way_and_an_abort_ends_it_there(
+    phase: Phase, theirs: Traffic
+) -> None:
+    world = World()
+    world.harms, world.answers = GOOD, 50
+    world.until(phase)
+    world.traffic = theirs
+    for _ in range(5):
+        world.step()
+    assert (world.traffic, world.rollout.status.phase) == (theirs, phase)
+    assert f"seen {theirs}: another hand moved it" in world.rollout.status.message
+    world.decide("Abort")
+    world.until(Phase.ROLLED_BACK)
+    assert world.traffic == theirs
+
+
 def test_harm_is_refused_also_while_a_replica_lags() -> None:
     world = World()
     world.until(Phase.CANARY)
@@ -245,6 +261,7 @@ def test_a_rollout_begins_only_where_its_champion_has_the_traffic() -> None:
         world.step()
         assert world.rollout.status.phase is Phase.PENDING
         assert f"expected the traffic at 1 alone, seen {elsewhere}" in world.rollout.status.message
+        assert world.traffic.like(elsewhere)  # another rollout's, or what it has promoted
     world.traffic = Traffic("1")
     world.until(Phase.CANARY)
 

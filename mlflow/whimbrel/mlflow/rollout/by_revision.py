@@ -58,7 +58,7 @@ class ByRevision:
 
     async def move(self, target: Traffic, seen: Traffic) -> None:
         """Raises Conflict where the InferenceService is not the one that was seen."""
-        patch = operations(self._service, self._rollout, target, datetime.now(UTC))
+        patch = operations(self._service, self._rollout.noting(seen.revisions), target, datetime.now(UTC))
         if patch:
             await self._cluster.patch_exactly(INFERENCE_SERVICE, self._service, patch)
 
@@ -100,7 +100,7 @@ def traffic_of(service: Mapping[str, Any], rollout: ModelRollout) -> Traffic:
     if of_champion:
         whole = phase(component) is Phase.PROMOTED and component.created != noted.candidate
         return Traffic(champion, arrived=whole, lacks=_unlike(component, 100))
-    return Traffic(named.uri, arrived=False, lacks=f"another hand has named {named.uri}; set it back")
+    return Traffic(named.uri, arrived=False)  # another hand's
 
 
 def _refuse_without_revisions(service: Mapping[str, Any]) -> None:

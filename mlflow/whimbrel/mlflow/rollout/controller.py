@@ -42,7 +42,7 @@ from whimbrel.mlflow.rollout.live import LiveSource
 from whimbrel.mlflow.rollout.live_results import ResultsSource, Walk
 from whimbrel.mlflow.rollout.movement import Mover
 from whimbrel.mlflow.rollout.prometheus import PrometheusSource
-from whimbrel.mlflow.rollout.reconcile import JUDGED, LEAVING, Seen, next_status, wanted
+from whimbrel.mlflow.rollout.reconcile import JUDGED, LEAVING, Seen, next_move, next_status, wanted
 from whimbrel.mlflow.rollout.resource import ENDS, ModelRollout, Spec, Status, parse, status_document
 from whimbrel.mlflow.rollout.work import Asking, Work
 
@@ -167,12 +167,12 @@ class Controller:
         evidence = await asyncio.to_thread(work.evidence, rollout, traffic.requests)
         seen = Seen(now, traffic, evidence, work.backtested, work.trouble)
         status = await asyncio.to_thread(next_status, rollout, seen)
-        if status.phase in ENDS and rollout.status.phase in LEAVING:
+        if status.phase in ENDS and rollout.status.phase in LEAVING and traffic.like(wanted(rollout)):
             await self._follow_with_aliases(rollout.spec, traffic.current)
         if status != rollout.status:
             rollout = await self._write(rollout, status)
-        target = wanted(rollout)
-        if status.arrived is None and not rollout.ended and not traffic.like(target):
+        target = next_move(rollout, traffic)
+        if target is not None:
             await mover.move(target, traffic)
         work.follow(rollout)
 

@@ -91,15 +91,27 @@ def wanted(rollout: ModelRollout) -> Traffic:
 
 
 def moved_by_another_hand(rollout: ModelRollout, traffic: Traffic) -> bool:
-    """Whether the traffic was seen where it belongs, and is elsewhere now."""
-    return rollout.status.arrived is not None and not traffic.like(wanted(rollout))
+    """Whether a third version is named, or the traffic was seen where it belongs and is elsewhere now."""
+    if rollout.status.phase is Phase.PENDING:
+        return False
+    ours = {None, rollout.spec.champion.version, rollout.spec.candidate.version}
+    third = not {traffic.current, traffic.candidate} <= ours
+    return third or (rollout.status.arrived is not None and not traffic.like(wanted(rollout)))
+
+
+def next_move(rollout: ModelRollout, traffic: Traffic) -> Traffic | None:
+    """Where the traffic is to be moved now. One that waits for another rollout, or has met another hand, moves none."""
+    status, target = rollout.status, wanted(rollout)
+    still = rollout.ended or status.phase is Phase.PENDING or status.arrived is not None
+    if still or traffic.like(target) or moved_by_another_hand(rollout, traffic):
+        return None
+    return target
 
 
 def next_status(rollout: ModelRollout, seen: Seen) -> Status:
     """The status from now on; the same one while there is nothing to do but wait."""
-    if seen.traffic.revisions is not None and rollout.status.phase is not Phase.PENDING:
-        noted = rollout.status.model_copy(update={"revisions": seen.traffic.revisions})
-        rollout = rollout.model_copy(update={"status": noted})
+    if rollout.status.phase is not Phase.PENDING:
+        rollout = rollout.noting(seen.traffic.revisions)
     for step in STEPS:
         status = step(rollout, seen)
         if status is not None:

@@ -173,6 +173,12 @@ class ModelRollout(BaseModel):
     def ended(self) -> bool:
         return self.status.phase in ENDS
 
+    def noting(self, revisions: Revisions | None) -> ModelRollout:
+        """With these in its status, where there are any."""
+        if revisions is None:
+            return self
+        return self.model_copy(update={"status": self.status.model_copy(update={"revisions": revisions})})
+
 
 def parse(document: dict[str, Any]) -> ModelRollout:
     """Of the object as the Kubernetes API gives it. Raises InputRefused that names each wrong field."""
