@@ -45,14 +45,14 @@ services: # the real Ceph, RabbitMQ and Prometheus of some tests, likewise
 	@$(call installed,prometheus,prometheus)
 
 lint: $(VENV)/.dev ## ruff, mypy strict, import-linter
-	@$(BIN)/ruff format --check $(CODE)
-	@$(BIN)/ruff check $(CODE)
+	@$(BIN)/ruff format --check $(CODE) notebooks
+	@$(BIN)/ruff check $(CODE) notebooks
 	@$(BIN)/mypy $(CODE)
 	@$(BIN)/lint-imports
 
 format: $(VENV)/.dev ## format the code, mend what ruff can
-	@$(BIN)/ruff format $(CODE)
-	@$(BIN)/ruff check --fix $(CODE)
+	@$(BIN)/ruff format $(CODE) notebooks
+	@$(BIN)/ruff check --fix $(CODE) notebooks
 
 storm: $(VENV)/.dev ## 10,000 objects through RGW and RabbitMQ, 300 through SQS, while everything is killed; prints what came of them
 	@PYTHONPATH=tests/support $(BIN)/python -m testbed.storm $(STORM)
