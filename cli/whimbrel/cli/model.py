@@ -85,8 +85,7 @@ def train(
         for kind in kinds:
             trained = train_digits(kind, Path(folder) / kind)
             alias = CHAMPION if champion is None else CHALLENGER if kind == kinds[-1] else None
-            version = _register(trained.package, DIGITS, state, trained.origin(parent=champion), alias)
-            attest_agreement(trained.package, version, connection.tracking_uri())
+            version = _register(trained.package, DIGITS, connection, trained.origin(parent=champion), alias)
             champion = champion or version.version
             accuracy = trained.metrics["held_out_accuracy"]
             say(f"{_line(version)}  {kind}, accuracy {accuracy:.4f} on held-out pictures")
@@ -279,19 +278,25 @@ def _register_evaluated(
     connection = connect(state)
     evaluation = None if held_out is None else evaluate(package, labelled_pictures(held_out, connection))
     follows = parent or _champion(connection.tracking_uri(), name)
-    version = _register(package, name, state, Origin(evaluation, parent=follows), alias)
-    attest_agreement(package, version, connection.tracking_uri())
+    version = _register(package, name, connection, Origin(evaluation, parent=follows), alias)
     said = (
         "" if evaluation is None else f"  accuracy {evaluation.accuracy:.4f} on {evaluation.images} held-out pictures"
     )
     say(f"{_line(version)}{said}")
 
 
-def _register(package: Package, name: str, state: Path, origin: Origin | None, alias: str | None) -> RegisteredVersion:
+def _register(
+    package: Package, name: str, connection: Connection, origin: Origin, alias: str | None
+) -> RegisteredVersion:
+    """The alias last: what follows it, a rollout for one, carries along what is attested by then."""
     from whimbrel.mlflow.register import register
 
-    connection = connect(state)
-    return register(package, name, connection.tracking_uri(), connection.s3(), origin=origin, alias=alias)
+    tracking_uri = connection.tracking_uri()
+    version = register(package, name, tracking_uri, connection.s3(), origin=origin)
+    attest_agreement(package, version, tracking_uri)
+    if alias is not None:
+        registry_view.set_alias(tracking_uri, name, alias, version.version)
+    return version
 
 
 def _champion(tracking_uri: str, name: str) -> str | None:
