@@ -105,14 +105,18 @@ def _authorization(client: httpx.Client, image: Image, challenge: str, login: Lo
         return basic
     if scheme.lower() != "bearer" or "realm" not in asked:
         raise _NotUnderstood(f"expected a challenge for a token, seen {challenge[:60]!r}")
-    token = _token(client, asked, f"repository:{image.repository}:pull", basic)
+    near = is_loopback(image.registry)
+    token = _token(client, asked, f"repository:{image.repository}:pull", basic, near=near)
     return None if token is None else f"Bearer {token}"
 
 
-def _token(client: httpx.Client, asked: Mapping[str, str], scope: str, basic: str | None) -> str | None:
-    """For reading one repository; None where nobody gets one without credentials, or not with these."""
+def _token(client: httpx.Client, asked: Mapping[str, str], scope: str, basic: str | None, *, near: bool) -> str | None:
+    """For reading one repository; None where nobody gets one without credentials, or not with these.
+
+    Without TLS only where the registry is `near`, on loopback itself: none elsewhere has this machine asked.
+    """
     realm = httpx.URL(asked["realm"])
-    if realm.scheme != "https" and not (realm.scheme == "http" and is_loopback(realm.host)):
+    if realm.scheme != "https" and not (realm.scheme == "http" and near and is_loopback(realm.host)):
         raise _NotUnderstood(f"expected tokens over https, seen {realm.scheme}://{realm.host}")
     query = {"scope": scope, **({"service": asked["service"]} if "service" in asked else {})}
     headers = {"authorization": basic} if basic else {}
