@@ -163,6 +163,8 @@ def test_a_template_becomes_the_spec_of_two_versions() -> None:
         ("models: {digits: {pointer: s3://a/b, candidate: 2}}", "expected no candidate"),
         ("models: {digits: {policy: {steps: [{percent: 120}]}}}", "steps.0.percent"),
         ("models: {", "expected YAML in templates.yaml"),
+        ("models: {digits: {evidence: 2026-13-45}}", "expected YAML in templates.yaml, seen month must be in 1..12"),
+        ("models: " + "[" * 500, "expected YAML in templates.yaml"),
         ("more: {}\nmodels: {}", "expected one field, models, seen more, models"),
     ],
 )

@@ -342,7 +342,7 @@ def _yaml(path: Path) -> Any:
         return yaml.safe_load(path.read_text()) or {}
     except OSError as error:
         raise InputRefused(f"expected a policy in {path}: {error.strerror}") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # a date that is none is a ValueError
         raise InputRefused(f"expected YAML in {path}, seen {' '.join(str(error).split())}") from None
 
 

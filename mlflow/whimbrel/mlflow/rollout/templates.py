@@ -30,6 +30,7 @@ MAX_BYTES: Final = 256 * 1024
 MAX_MODELS: Final = 200
 _NOT_A_TEMPLATES: Final = ("model", "candidate", "champion", "paused", "decision", "forced")
 _ANY: Final = PointedVersion(version="any", uri="s3://any/package", digest="sha256:" + "0" * 64)
+_ANOTHER: Final = _ANY.model_copy(update={"version": "another"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +43,7 @@ class Template:
 
     @property
     def known_objects(self) -> str | None:
-        uri = self.fields.get("knownObjects")
-        return None if uri is None else str(uri)
+        return self.spec(_ANY, _ANOTHER, truth_known=True).known_objects
 
     def spec(self, candidate: PointedVersion, champion: PointedVersion, *, truth_known: bool) -> Spec:
         """Raises InputRefused that names each wrong field."""
@@ -72,8 +72,8 @@ def read_templates(path: Path) -> dict[str, Template]:
 def parse_templates(content: bytes, origin: str) -> dict[str, Template]:
     try:
         document = yaml.safe_load(content)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputRefused(f"expected YAML in {origin}, seen {error}") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # a date that is none is a ValueError
+        raise InputRefused(f"expected YAML in {origin}, seen {' '.join(str(error).split())}") from None
     if not isinstance(document, dict) or document.keys() != {"models"}:
         raise InputRefused(f"{origin}: expected one field, models, seen {_named(document)}")
     models = document["models"] or {}
@@ -91,7 +91,7 @@ def _template(model: str, fields: Any, origin: str) -> Template:
             f"{origin}: models.{model}: expected no {', '.join(given)}, which each rollout is given when it starts"
         )
     template = Template(model, fields, origin)
-    template.spec(_ANY, _ANY.model_copy(update={"version": "another"}), truth_known=True)
+    template.spec(_ANY, _ANOTHER, truth_known=True)
     return template
 
 
