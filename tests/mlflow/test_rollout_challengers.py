@@ -90,6 +90,10 @@ class World:
         with self.api.client(**{"content-type": "application/merge-patch+json"}) as api:
             api.patch(f"{ROLLOUTS}/{name}", json={"spec": {"decision": "Abort"}}).raise_for_status()
 
+    def promoting(self, name: str) -> None:
+        with self.api.client(**{"content-type": "application/merge-patch+json"}) as api:
+            api.patch(f"{ROLLOUTS}/{name}/status", json={"status": {"phase": "Promoting"}}).raise_for_status()
+
     def forget(self, name: str) -> None:
         with self.api.client() as api:
             api.delete(f"{ROLLOUTS}/{name}").raise_for_status()
@@ -216,8 +220,29 @@ class Meeting(Client):
         if len(self.waiting) == 2:
             for each in self.waiting:
                 each.set()
-        await event.wait()
+        await asyncio.wait_for(event.wait(), PATIENCE)
         return await super().create(found)
+
+
+class Late(Client):
+    """Patches when the rollout that was listed has gone on."""
+
+    world: World
+
+    async def patch(self, kind: Any, name: str, *given: Any, **more: Any) -> Object:
+        await asyncio.to_thread(self.world.promoting, name)
+        return await super().patch(kind, name, *given, **more)
+
+
+def test_one_whose_traffic_has_gone_on_its_way_meanwhile_is_not_superseded(world: World) -> None:
+    templates = world.model("late", 1, 2, 3)
+    set_alias(world.registry, "late", "challenger", "2")
+    world.look(templates, Client)
+    set_alias(world.registry, "late", "challenger", "3")
+    Late.world = world
+    world.look(templates, Late)
+    (found,) = world.rollouts("late").values()
+    assert (found["status"]["phase"], found["spec"].get("decision")) == ("Promoting", None)
 
 
 class Killed(BaseException):

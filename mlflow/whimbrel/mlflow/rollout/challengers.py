@@ -25,7 +25,16 @@ from whimbrel.kube.kinds import MODEL_ROLLOUT
 from whimbrel.mlflow import registry_view
 from whimbrel.mlflow.registry_view import CHALLENGER, CHAMPION
 from whimbrel.mlflow.rollout import receiver
-from whimbrel.mlflow.rollout.intent import STARTED_BY, STARTED_BY_ALIAS, Existing, Start, Supersede, Wait, next_step
+from whimbrel.mlflow.rollout.intent import (
+    STARTED_BY,
+    STARTED_BY_ALIAS,
+    Existing,
+    Start,
+    Supersede,
+    Wait,
+    may_be_superseded,
+    next_step,
+)
 from whimbrel.mlflow.rollout.intent_settings import IntentSettings
 from whimbrel.mlflow.rollout.known_objects import read_known_objects
 from whimbrel.mlflow.rollout.resource import Decision, new, parse
@@ -162,12 +171,13 @@ class Challengers:
 
     async def _supersede(self, name: str, versions: _Versions) -> None:
         def superseded(found: Object) -> Object | None:
-            if parse(found).ended or found["spec"].get("decision"):
+            if not may_be_superseded(parse(found)):  # what was listed is some moments old
                 return None
             return {**found, "spec": {**found["spec"], "decision": Decision.SUPERSEDE.value}}
 
-        await self._cluster.patch(MODEL_ROLLOUT, name, self._namespace, superseded)
-        logger.info("rollout %s: superseded by version %s", name, versions.challenger.version)
+        patched = await self._cluster.patch(MODEL_ROLLOUT, name, self._namespace, superseded)
+        if parse(patched).spec.superseded:
+            logger.info("rollout %s: superseded by version %s", name, versions.challenger.version)
 
     def _tell(self, about: str, trouble: str) -> None:
         """Once, and once more when it is over."""

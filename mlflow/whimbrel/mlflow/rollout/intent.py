@@ -57,7 +57,7 @@ def next_step(
     """
     going_on = [each for each in existing if not each.rollout.ended]
     for each in going_on:
-        if each.by_alias and not _is_of(each.rollout, challenger) and _may_be_superseded(each.rollout):
+        if each.by_alias and not _is_of(each.rollout, challenger) and may_be_superseded(each.rollout):
             return Supersede(each.rollout.name)
     if any(_is_of(each.rollout, challenger) and not _was_superseded(each.rollout) for each in existing):
         return None
@@ -72,8 +72,9 @@ def _is_of(rollout: ModelRollout, version: PointedVersion) -> bool:
     return (candidate.version, candidate.digest) == (version.version, version.digest)
 
 
-def _may_be_superseded(rollout: ModelRollout) -> bool:
-    return rollout.status.phase not in LEAVING and rollout.spec.decision is None
+def may_be_superseded(rollout: ModelRollout) -> bool:
+    """Not one that has ended, whose traffic is on its way already, or in which a person decided."""
+    return not rollout.ended and rollout.status.phase not in LEAVING and rollout.spec.decision is None
 
 
 def _was_superseded(rollout: ModelRollout) -> bool:
