@@ -28,7 +28,7 @@ PERCENT = "canaryTrafficPercent"
 FIRST = null_version("1", "null:10")
 EQUAL = null_version("2", "null:10,16x24")  # another preset, the same answers
 WORSE = null_version("3", "null:10,wrong")
-SLOW = null_version("4", "null:10,8x9,300ms")
+SLOW = null_version("4", "null:10,8x9,600ms")
 CRASHING = null_version("5", "null:10,8x10").model_copy(update={"digest": "sha256:" + "5" * 64})
 ABSENT = FIRST.model_copy(update={"version": "6", "uri": "s3://revisions/none", "digest": "sha256:" + "6" * 64})
 BY_REVISION = {"movement": "ByRevision"}
@@ -134,7 +134,7 @@ def test_what_does_no_good_is_taken_back_and_leaves_the_service_as_it_was(world:
     candidates: dict[str, tuple[PointedVersion, dict[str, Any], str]] = {
         "worse": (WORSE, {}, "refused by the backtest: accuracy failed: 1.000 ("),
         "slow": (SLOW, {"backtest": {"objects": 30, "gates": latency}}, "refused by the backtest: latency failed"),
-        "absent": (ABSENT, {"progressDeadline": "3s"}, "the candidate was not ready within 3s; waiting for revision"),
+        "absent": (ABSENT, {"progressDeadline": "3s"}, "the candidate was not ready within 3s; waiting for "),
         "crashing": (CRASHING, {}, "the candidate does not serve: pod finches-predictor-"),
     }
     with world.load() as load:
