@@ -28,7 +28,7 @@ PERCENT = "canaryTrafficPercent"
 FIRST = null_version("1", "null:10")
 EQUAL = null_version("2", "null:10,16x24")  # another preset, the same answers
 WORSE = null_version("3", "null:10,wrong")
-SLOW = null_version("4", "null:10,8x9,600ms")
+SLOW = null_version("4", "null:10,8x9,300ms")
 CRASHING = null_version("5", "null:10,8x10").model_copy(update={"digest": "sha256:" + "5" * 64})
 ABSENT = FIRST.model_copy(update={"version": "6", "uri": "s3://revisions/none", "digest": "sha256:" + "6" * 64})
 BY_REVISION = {"movement": "ByRevision"}
@@ -173,7 +173,9 @@ def test_results_alone_tell_of_a_slow_candidate(world: World, controller: Runnin
         return world.rollouts.phase("watched") == "RolledBack"
 
     controller.wait_until(ended_by_what_is_written, "the end of the slow candidate", 120)
-    assert world.rollouts.status("watched")["message"].startswith("refused at 20%: latency failed: ")
+    status = world.rollouts.status("watched")
+    assert status["message"].startswith("refused at 20%: latency failed: ")
+    assert [entry["phase"] for entry in status["history"]] == ["Loading", "Canary", "RollingBack", "RolledBack"]
     world.assert_settled(FIRST)
 
 

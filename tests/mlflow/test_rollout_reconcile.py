@@ -110,6 +110,14 @@ def test_a_good_candidate_goes_all_the_way() -> None:
     assert next_status(world.rollout, Seen(world.now, world.traffic)).phase is Phase.PROMOTED
 
 
+def test_without_a_backtest_the_canary_comes_first() -> None:
+    world = World({"backtest": None})
+    assert world.document["spec"]["policy"]["backtest"] is None
+    assert "pointer" not in document({"movement": "ByRevision"}, pointer=None)["spec"]  # nothing else that is None
+    world.until(Phase.CANARY)
+    assert world.story() == [("Loading", 0), ("Canary", 20)]
+
+
 def test_a_bad_candidate_is_rolled_back_at_once_and_the_verdict_says_why() -> None:
     world = World()
     world.until(Phase.CANARY)

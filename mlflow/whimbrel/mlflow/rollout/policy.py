@@ -6,7 +6,16 @@ import re
 from enum import StrEnum
 from typing import Annotated, Any, Final
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 from pydantic.alias_generators import to_camel
 
 from whimbrel.core.errors import InputRefused
@@ -90,7 +99,7 @@ def _default_steps() -> tuple[Step, ...]:
 
 class Policy(BaseModel):
     """`alpha`: how likely, at most, a gate of the backtest or of the canary rolls a candidate back that keeps them all.
-    One that is undecided at the deadline ends as `undecided` says.
+    One that is undecided at the deadline ends as `undecided` says. `backtest`: None leaves it out.
 
     `shadowsPerSecond`: known objects that both versions are asked about during the steps, so that low traffic is
     judged too; 0 for none. `progressDeadline`: until which the candidate has to be ready. `deadline`: of the whole
@@ -115,6 +124,11 @@ class Policy(BaseModel):
     undecided: Undecided = Undecided.ROLL_BACK
     progress_deadline: Duration = "10m"
     deadline: Duration = "1h"
+
+    @model_serializer(mode="wrap")
+    def _whole(self, dumped: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """No backtest is another policy than the default: it is written where nothing else that is None is."""
+        return {"backtest": None, **dumped(self)}
 
     @property
     def alpha_of_each(self) -> float:
