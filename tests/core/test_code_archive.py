@@ -25,6 +25,7 @@ def test_what_torch_writes_is_taken(tmp_path: Path) -> None:
         ({f"{FOLDER}/../../../escape.so": b"code"}, "escape.so"),
         ({f"{FOLDER}/sub/c.wrapper.so": b"code"}, "sub"),
         ({f"{FOLDER}/other.wrapper.so": b"code"}, "2 shared objects"),
+        ({f"{FOLDER}/other.so": b"code"}, "2 shared objects"),
         ({f"{FOLDER}/CABC.wrapper.so": b"code"}, "twice"),
         ({"archive_format": b"pt3"}, "format"),
     ],

@@ -23,7 +23,7 @@ FORMAT = "archive_format"
 _MARKERS = frozenset({FORMAT, "archive_version", "byteorder", ".data/version", ".data/serialization_id"})
 _CODE = re.compile(r"data/aotinductor/model/[A-Za-z0-9_]{1,120}(\.(wrapper|kernel))?\.(so|cpp|cubin|fatbin)")
 _METADATA = re.compile(r"data/aotinductor/model/[A-Za-z0-9_]{1,120}\.(wrapper|kernel)_metadata\.json")
-_SHARED_OBJECT = ".wrapper.so"
+_SHARED_OBJECT = ".so"
 
 
 def check(path: Path) -> None:
