@@ -51,7 +51,7 @@ def test_an_object_becomes_a_result(transformer: Transformer, s3: S3Client, buck
     assert (result.event.id, result.event.source) == (event.id, event.source)
     assert result.event.sequencer is not None
     assert (result.model.name, result.model.version) == ("digits", "null")
-    assert set(result.timing_ms) == {"fetch", "decode", "predict", "all"}
+    assert set(result.timing_ms) == {"fetch", "decode", "predict", "answer", "all"}
     assert result.timing_ms["all"] >= max(result.timing_ms.values())
 
 
@@ -69,7 +69,7 @@ def test_the_answer_is_logged_in_one_line(transformer: Transformer, s3: S3Client
     assert (line["level"], line["component"]) == ("info", "transformer")
     assert (line["object"], line["request_id"]) == (f"s3://{bucket}/three.png", "walk-1")
     assert line["model_version"] == "null"
-    assert set(line["timing_ms"]) == {"fetch", "decode", "predict", "all"}
+    assert set(line["timing_ms"]) == {"fetch", "decode", "predict", "answer", "all"}
 
 
 def test_an_object_that_went_meanwhile_is_recorded_as_gone(transformer: Transformer, s3: S3Client, bucket: str) -> None:
