@@ -36,7 +36,8 @@ class Refused(Exception):
 
 @dataclass
 class Plain:
-    """A running server: `address` is HOST:PORT, `headers` and `seen` those of the last request."""
+    """A running server: `address` is HOST:PORT, `headers` are those of the last request that it answered (whoever was
+    at its port before may still be asked here), `seen` the paths of all."""
 
     address: str = ""
     headers: dict[str, str] = field(default_factory=dict)
@@ -134,10 +135,11 @@ def _serving(answer: Callable[[str, Mapping[str, str], bytes], Any]) -> Iterator
 
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers.get("content-length") or 0))
-            plain.headers = {name.lower(): value for name, value in self.headers.items()}
+            headers = {name.lower(): value for name, value in self.headers.items()}
             plain.seen.append(self.path)
             try:
-                status, content = 200, answer(self.path, plain.headers, body)
+                status, content = 200, answer(self.path, headers, body)
+                plain.headers = headers
             except Refused as refused:
                 status, content = 400, {"error": str(refused)}
             except LookupError as missing:

@@ -98,9 +98,13 @@ class Running:
         return self.process.wait(60)
 
 
+_SETTINGS = ("WHIMBREL_", "AWS_", "K_", "MLFLOW_")
+
+
 def environment(**extra: str) -> dict[str, str]:
-    """This process's environment without settings of ours or AWS's, plus `extra`."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("WHIMBREL_", "AWS_", "K_"))}
+    """This process's environment without settings of ours, of AWS's or of MLflow's (whose client sets some), plus
+    `extra`."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(_SETTINGS)}
     return {**kept, "PYTHONSAFEPATH": "1", "PYTHONUNBUFFERED": "1", **extra}
 
 
