@@ -104,7 +104,7 @@ def test_an_engine_that_is_killed_goes_on_where_it_was(tmp_path: Path) -> None:
 
 
 def test_an_object_that_was_overwritten_or_deleted_before_it_was_read_is_no_failure(machine: OneMachine) -> None:
-    with standing_still(machine.component("digits-transformer")["pid"]):
+    with standing_still(machine.component("objects")["pid"]):
         machine.put({"early/overwritten.png": picture(1), "early/deleted.png": picture(2)})
         machine.put({"early/overwritten.png": picture(3)})
         machine.s3().delete_object(Bucket="photos", Key="early/deleted.png")
