@@ -9,9 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
-import sys
-import threading
 import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
@@ -38,7 +35,6 @@ from whimbrel.predictors.tasks.task import joined
 from whimbrel.predictors.turns import Turns
 
 LONGEST_CALL_SECONDS = 120.0
-_NICENESS = 10
 
 logger = logging.getLogger(__name__)
 
@@ -47,13 +43,11 @@ logger = logging.getLogger(__name__)
 class DeviceThreads:
     """One thread to stage batches and one to compute them; all versions of all models share them, batch by batch.
 
-    `aside`: for what loads and unloads versions while others answer. `taken`: the memory of them all. `turns`: of the
-    batches on `compute`.
+    `taken`: the memory of them all. `turns`: of the batches on `compute`.
     """
 
     stage: ThreadPoolExecutor
     compute: ThreadPoolExecutor
-    aside: ThreadPoolExecutor
     health: DeviceHealth
     taken: Taken
     turns: Turns
@@ -61,20 +55,8 @@ class DeviceThreads:
 
 @contextmanager
 def device_threads(longest_call_seconds: float = LONGEST_CALL_SECONDS) -> Iterator[DeviceThreads]:
-    with (
-        ThreadPoolExecutor(1, "stage") as stage,
-        ThreadPoolExecutor(1, "compute") as compute,
-        ThreadPoolExecutor(2, "aside", initializer=_behind_the_others) as aside,
-    ):
-        yield DeviceThreads(stage, compute, aside, DeviceHealth(longest_call_seconds), Taken(), Turns())
-
-
-def _behind_the_others() -> None:
-    """Linux has a niceness for each thread, which nobody can take back; elsewhere it would be the whole process's."""
-    if sys.platform == "linux":
-        with contextlib.suppress(OSError):
-            niceness = os.getpriority(os.PRIO_PROCESS, 0) + _NICENESS
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), niceness)
+    with ThreadPoolExecutor(1, "stage") as stage, ThreadPoolExecutor(1, "compute") as compute:
+        yield DeviceThreads(stage, compute, DeviceHealth(longest_call_seconds), Taken(), Turns())
 
 
 class Batcher:

@@ -26,7 +26,7 @@ from whimbrel.core.metrics import (
     PREDICTOR_LOADS,
     PREDICTOR_SWAP_SECONDS,
 )
-from whimbrel.predictors import memory, sources
+from whimbrel.predictors import loading_threads, memory, sources
 from whimbrel.predictors.batcher import Batcher, DeviceThreads, batching
 from whimbrel.predictors.device_health import DeviceHealth
 from whimbrel.predictors.network import Computing, Description, Network
@@ -235,9 +235,7 @@ class Residents:
 
     async def _aside(self, call: Callable[..., Returned], *arguments: Any) -> Returned:
         """In a thread, behind the requests where there are some."""
-        if self.current is None:
-            return await asyncio.to_thread(call, *arguments)
-        return await asyncio.get_running_loop().run_in_executor(self._threads.aside, call, *arguments)
+        return await loading_threads.in_its_own(call, *arguments, behind_others=self.current is not None)
 
     def _check_goes_on(self) -> None:
         """For threads, which nobody can cancel. Raises Unavailable at the end."""
