@@ -20,6 +20,7 @@ def main() -> int:
     from whimbrel.core.errors import SettingsError, WhimbrelError
     from whimbrel.core.model_server import run
     from whimbrel.core.settings import load
+    from whimbrel.predictors import memory
     from whimbrel.predictors.ensemble import EnsembleModel
     from whimbrel.predictors.inference_requests import RequestLimits
     from whimbrel.predictors.model import PredictorModel
@@ -27,6 +28,7 @@ def main() -> int:
     from whimbrel.predictors.settings import PredictorSettings
     from whimbrel.predictors.start import serving
 
+    memory.keep_for_the_next_batch()
     try:
         settings = load(PredictorSettings, sys.argv[1:], program="whimbrel.predictors")
         tracing.configure("predictor")
