@@ -70,7 +70,7 @@ bench-gateway: $(VENV)/.dev ## measure what the gateway adds to a request and th
 	@PYTHONPATH=benchmarks $(BIN)/python benchmarks/gateway.py
 
 bench-predictor: $(VENV)/.dev ## measure the predictor against a bare loop and its peers, swaps under load and the start (SECTIONS=peers,swaps: only those); rewrites the tables in benchmarks/README.md and their pictures
-	@GOMP_SPINCOUNT=10000 SECTIONS=$(SECTIONS) PYTHONPATH=benchmarks $(BIN)/python -m predictor
+	@GOMP_SPINCOUNT=10000 SECTIONS=$(SECTIONS) PYTHONPATH=benchmarks:tests/support $(BIN)/python -m predictor
 
 bench-gpu: $(VENV)/.dev ## on an NVIDIA GPU, measure the predictor against a bare loop with the same copies, and decoding on the device
 	@PYTHONPATH=benchmarks $(BIN)/python benchmarks/gpu.py

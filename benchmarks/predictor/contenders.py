@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
@@ -10,10 +10,12 @@ from clients import Form, answer_of, asked, rate_of, v2_binary
 from peers.catalog import PEERS, Peer
 from peers.environments import NotInstalled
 from peers.process import NotStarted, serving
-from predictor.figures import AUTO, CONCURRENCIES, OURS, Seen
+from predictor.figures import AUTO, BY_CODE, CONCURRENCIES, OURS, Seen
 from predictor.measured import THREADS, Setting
-from predictor.process import dtype_of, predictor
+from predictor.process import computing_of, predictor
+from predictor.registered import Pointers, following
 
+from testbed.stores import Store
 from whimbrel.core.package import Package
 from whimbrel.core.tensors import INDICES, SCORES
 from whimbrel.predictors.network import Images, Network
@@ -36,19 +38,25 @@ class Contender:
     tolerance: float = 0.01
 
 
-def contenders() -> list[Contender]:
-    return [_ours(OURS, "float32"), _ours(AUTO, "auto", tolerance=0.1), *map(_peer, PEERS)]
+def contenders(pointers: Pointers, store: Store) -> list[Contender]:
+    """`pointers`, in `store`, lead to the package that all are asked about."""
+    return [
+        _ours(OURS, {}),
+        _ours(AUTO, following(pointers.plain), store, tolerance=0.1),
+        _ours(BY_CODE, following(pointers.compiled), store, tolerance=0.1),
+        *map(_peer, PEERS),
+    ]
 
 
-def _ours(name: str, dtype: str, tolerance: float = 0.01) -> Contender:
+def _ours(name: str, settings: Mapping[str, str], store: Store | None = None, tolerance: float = 0.01) -> Contender:
+    environment = store.settings_environment if store is not None else {}
+
     @contextmanager
     def serve(package: Package, _: Form) -> Iterator[int]:
-        with predictor(
-            package, {"torch_threads": str(THREADS), "dtype": dtype, "calibration_seconds": "150"}
-        ) as served:
+        with predictor(package, {"torch_threads": str(THREADS), **settings}, environment) as served:
             yield served.port
 
-    return Contender(name, "V2 REST, binary tensor", v2_binary, serve, dtype_of, tolerance)
+    return Contender(name, "V2 REST, binary tensor", v2_binary, serve, computing_of, tolerance)
 
 
 def _peer(peer: Peer) -> Contender:

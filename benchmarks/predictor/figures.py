@@ -10,7 +10,8 @@ from peers.catalog import KSERVE
 from report import spread
 
 CONCURRENCIES = (1, 8, 32)
-BARE, OURS, AUTO, NAIVE = "bare loop", "whimbrel", "whimbrel, dtype auto", KSERVE.name
+BARE, NAIVE = "bare loop", KSERVE.name
+OURS, AUTO, BY_CODE = "whimbrel", "whimbrel, dtype auto", "whimbrel, dtype auto, compiled"
 
 
 @dataclass

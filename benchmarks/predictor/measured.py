@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from predictor.weights import telling_apart
 from report import machine
 
 from whimbrel.core.package import Package
-from whimbrel.mlflow.packages import import_torchvision
 from whimbrel.predictors import torch_network
 from whimbrel.predictors.network import Images
 from whimbrel.predictors.precision import Asked
@@ -43,8 +43,8 @@ class Setting:
 
 
 def setting_in(folder: Path) -> Setting:
-    """With packages of all networks, random weights, written to `folder`."""
-    packages = {name: import_torchvision(name, "none", folder / name) for name in NETWORKS}
+    """With packages of all networks, written to `folder`."""
+    packages = {name: telling_apart(name, folder) for name in NETWORKS}
     seconds, rounds = float(os.environ.get("BENCH_SECONDS", "3")), int(os.environ.get("BENCH_ROUNDS", "3"))
     return Setting(folder, packages, seconds, rounds)
 

@@ -29,14 +29,18 @@ class Served:
 
 
 @contextmanager
-def predictor(package: Package, settings: Mapping[str, str] | None = None) -> Iterator[Served]:
-    """A predictor of the package that has answered once. `settings`: more of its settings."""
+def predictor(
+    package: Package, settings: Mapping[str, str] | None = None, environment: Mapping[str, str] | None = None
+) -> Iterator[Served]:
+    """A predictor of the package in float32 that has answered once. `settings`: more, or others, of its settings, an
+    empty one for none; `environment`: more that it needs."""
     (port,) = free_ports(1)
     options = {
         "model_name": "m",
         "model_uri": package.folder.as_uri(),
         "model_digest": package.digest,
         "model_version": "0",
+        "dtype": "float32",
         "http_port": str(port),
         "grpc_port": "0",
         "repository_api": "true",
@@ -45,9 +49,11 @@ def predictor(package: Package, settings: Mapping[str, str] | None = None) -> It
         "log_level": "warning",
         **(settings or {}),
     }
-    environment = os.environ | {environment_name(name): value for name, value in options.items()}
+    variables = {environment_name(name): value for name, value in options.items() if value}
     started, form = time.perf_counter(), v2_binary(IMAGE)
-    process = subprocess.Popen([sys.executable, "-m", "whimbrel.predictors"], env=environment)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "whimbrel.predictors"], env={**os.environ, **variables, **(environment or {})}
+    )
     try:
         while answer_of(form, port) is None:
             assert process.poll() is None, "the predictor has ended"
@@ -68,10 +74,11 @@ def load(port: int, package: Package, version: str) -> None:
     connection.close()
 
 
-def dtype_of(port: int) -> str:
-    """In which the current version computes."""
+def computing_of(port: int) -> str:
+    """How the current version computes: its dtype, and whether by compiled code."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
     connection.request("POST", "/v2/repository/index", "{}")
     rows = json.loads(connection.getresponse().read())
     connection.close()
-    return str(next(row["dtype"] for row in rows if row["role"] == "current"))
+    current = next(row for row in rows if row["role"] == "current")
+    return f"{current['dtype']}, {current['code']}"

@@ -8,8 +8,10 @@ import time
 
 from predictor.measured import Setting, conditions, each_network
 from predictor.process import predictor
+from predictor.registered import following, registered, store_in
 from report import spread
 
+from testbed.stores import Store
 from whimbrel.core.package import Package
 
 REQUIRED = """
@@ -19,30 +21,52 @@ import numpy as np
 from whimbrel.core import kserve_sdk
 from whimbrel.core.package import Package, read_manifest
 from whimbrel.predictors import torch_network
+from whimbrel.predictors.precision import Asked
 folder = Path(sys.argv[1])
-network = torch_network.load(Package(folder, *read_manifest(folder)), torch_network.choose_device("auto"))
+package, device = Package(folder, *read_manifest(folder)), torch_network.choose_device("auto")
+network = torch_network.load(package, device, asked=Asked("float32"))
 preset = network.description.preset
 network.infer(np.zeros((1, preset.height, preset.width, 3), np.uint8), 5)
 """
 
 
 def section(setting: Setting) -> list[str]:
+    with store_in(setting.folder) as store:
+        rows = each_network(setting, lambda name, package: _rows(name, package, setting, store))
     return [
-        conditions(setting, "one start of each a round"),
+        conditions(setting, "one start of each a round, the package in the cache"),
         "",
-        "| Network | Process start to first answer, s | imports, weights and one forward alone, s | ratio |",
-        "|---|---|---|---|",
-        *each_network(setting, lambda name, package: [_row(name, package, setting)]),
+        "| Network | Version | Process start to first answer, s | imports, weights and one forward alone, s | ratio |",
+        "|---|---|---|---|---|",
+        *rows,
     ]
 
 
-def _row(name: str, package: Package, setting: Setting) -> str:
-    starts, required = list[float](), list[float]()
-    for _ in range(setting.rounds):
-        with predictor(package) as served:
-            starts.append(served.seconds_to_first_answer)
-        began = time.perf_counter()
-        subprocess.run([sys.executable, "-c", REQUIRED, str(package.folder)], check=True)
-        required.append(time.perf_counter() - began)
+def _rows(name: str, package: Package, setting: Setting, store: Store) -> list[str]:
+    pointers, cached = registered(name, package, store, setting.folder), {"model_cache": str(setting.folder / "cache")}
+    kinds: dict[str, dict[str, str]] = {
+        "float32, from a folder": cached,
+        "auto, behind a pointer": cached | following(pointers.plain),
+        "auto, behind a pointer, compiled": cached | following(pointers.compiled),
+    }
+    starts: dict[str, list[float]] = {kind: [] for kind in kinds}
+    required = list[float]()
+    for number in range(setting.rounds + 1):
+        for kind, settings in kinds.items():
+            with predictor(package, settings, store.settings_environment) as served:
+                if number:  # the first one fills the cache
+                    starts[kind].append(served.seconds_to_first_answer)
+        if number:
+            required.append(_required(package))
+    return [row(name, kind, seen, required) for kind, seen in starts.items()]
+
+
+def _required(package: Package) -> float:
+    began = time.perf_counter()
+    subprocess.run([sys.executable, "-c", REQUIRED, str(package.folder)], check=True)
+    return time.perf_counter() - began
+
+
+def row(name: str, kind: str, starts: list[float], required: list[float]) -> str:
     ratio = [ours / theirs for ours, theirs in zip(starts, required, strict=True)]
-    return f"| {name} | {spread(starts, 2)} | {spread(required, 2)} | {spread(ratio, 2)} |"
+    return f"| {name} | {kind} | {spread(starts, 2)} | {spread(required, 2)} | {spread(ratio, 2)} |"
