@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from itertools import count
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -30,7 +33,9 @@ EQUAL = null_version("2", "null:10,16x24")  # another preset, the same answers
 WORSE = null_version("3", "null:10,wrong")
 SLOW = null_version("4", "null:10,8x9,300ms")
 CRASHING = null_version("5", "null:10,8x10").model_copy(update={"digest": "sha256:" + "5" * 64})
+MORTAL = null_version("7", "null:10,12x12")  # the tests kill it
 ABSENT = FIRST.model_copy(update={"version": "6", "uri": "s3://revisions/none", "digest": "sha256:" + "6" * 64})
+AWAITED_AND_TAKEN_BACK = ["Loading", "Backtest", "Canary", "AwaitingPromotion", "RollingBack", "RolledBack"]
 BY_REVISION = {"movement": "ByRevision"}
 
 
@@ -38,6 +43,7 @@ BY_REVISION = {"movement": "ByRevision"}
 class World:
     rollouts: Rollouts
     gateway: str
+    state: Path
 
     def service(self) -> dict[str, Any]:
         found: dict[str, Any] = self.rollouts.send("GET", f"{SERVICES}/{NAME}")
@@ -55,6 +61,24 @@ class World:
 
     def load(self) -> AbstractContextManager[Load]:
         return steady_load(self.gateway, NAME, f"{NAME}.default.localhost")
+
+    def kill(self, version: PointedVersion, load: Load) -> None:
+        """The predictor of this version with SIGKILL, once it has answered since it began."""
+        answered = load.versions[version.version]
+        wait_for(lambda: load.versions[version.version] > answered, "an answer of the candidate")
+        (process,) = self._processes(version)
+        os.kill(process, signal.SIGKILL)
+        wait_for(lambda: process not in self._processes(version), "its end")
+
+    def _processes(self, version: PointedVersion) -> set[int]:
+        """Those of the engine that were told this version: the first of each group."""
+        named = f"WHIMBREL_MODEL_URI={version.uri}".encode()
+        found = set()
+        for path in Path("/proc").glob("[0-9]*/environ"):
+            with suppress(OSError):
+                if named in path.read_bytes().split(b"\0") and (path.parent / "cwd").readlink() == self.state:
+                    found.add(os.getsid(int(path.parent.name)))
+        return found
 
     def assert_settled(self, version: PointedVersion) -> None:
         """As Git would have it for this version: its name, no percent, and one revision with all traffic."""
@@ -113,7 +137,7 @@ def world(machine: OneMachine, tmp_path_factory: pytest.TempPathFactory) -> Iter
     environment |= {"WHIMBREL_RESULTS_BUCKET": "results", "WHIMBREL_DEAD_LETTERS_BUCKET": "dead-letters"}
     rollouts = Rollouts(KubernetesApi(machine.state, machine.process), environment, log, spec)
     rollouts.send("POST", SERVICES, inference_service())
-    found = World(rollouts, status["endpoints"]["gateway"])
+    found = World(rollouts, status["endpoints"]["gateway"], machine.state)
     try:
         wait_for(lambda: read_status(found.service()).url, "its address", 60)
         assert urlsplit(read_status(found.service()).url).hostname == f"{NAME}.default.localhost"
@@ -152,6 +176,28 @@ def test_forced_past_the_backtest_the_canary_takes_it_back(world: World, control
         status = world.rollouts.ends("forced", controller)
     assert status["phase"] == "RolledBack", status
     assert status["message"].startswith("refused at 20%: accuracy failed")
+    assert load.statuses.keys() == {200}
+    world.assert_settled(FIRST)
+
+
+def test_one_kill_of_the_candidate_is_survived_and_three_are_its_end(world: World, controller: Running) -> None:
+    """By its pods alone: no gate is on errors. The first kill is in the canary, and its step goes on and ends."""
+    policy = {
+        "steps": [{"percent": 50, "dwell": "500ms", "samples": 150}],
+        "gates": {"accuracy": {"allowed": 0.01, "tolerance": 0.3}},
+        "promotion": "Manual",
+    }
+    with world.load() as load:
+        world.rollouts.start("mortal", MORTAL, policy)
+        controller.wait_until(partial(world.rollouts.at_its_step, "mortal"), "the step", 120)
+        for _ in range(3):
+            world.kill(MORTAL, load)
+            controller.wait_until(lambda: world.rollouts.phase("mortal") != "Canary", "the end of the step", 120)
+        status = world.rollouts.ends("mortal", controller)
+    assert status["phase"] == "RolledBack"
+    said = "the candidate does not serve: pod finches-predictor-"
+    assert (status["message"][: len(said)], "exit code 137, 3 restarts" in status["message"]) == (said, True), status
+    assert [entry["phase"] for entry in status["history"]] == AWAITED_AND_TAKEN_BACK
     assert load.statuses.keys() == {200}
     world.assert_settled(FIRST)
 

@@ -19,7 +19,7 @@ from whimbrel.core.errors import InputRefused
 from whimbrel.core.model_pointer import PointedVersion
 from whimbrel.kube.inference import read_status
 from whimbrel.local.rollout import observed, read_rollout, read_traffic, resolved, split
-from whimbrel.mlflow.rollout.by_revision import TAG_ROUTING, asked_by, operations, traffic_of
+from whimbrel.mlflow.rollout.by_revision import TAG_ROUTING, asked_by, operations, traffic_of, with_word_of
 from whimbrel.mlflow.rollout.gates import Gate, Measure, judge
 from whimbrel.mlflow.rollout.naming import (
     Naming,
@@ -357,6 +357,71 @@ class World:
 
 
 WHOLE_WAY = [("Loading", 0), ("Backtest", 0), ("Canary", 20), ("Canary", 50), ("Promoting", 100), ("Promoted", 100)]
+
+
+def a_pod(restarts: int, *, ready: bool = False, leaves: bool = False) -> dict[str, Any]:
+    container: dict[str, Any] = {
+        "name": "predictor",
+        "ready": ready,
+        "restartCount": restarts,
+        "state": {"running": {}},
+    }
+    if restarts:
+        container["lastState"] = {"terminated": {"exitCode": 137}}
+    metadata = {"name": f"pod-{restarts}"} | ({"deletionTimestamp": "2026-01-01T00:00:00Z"} if leaves else {})
+    return {"metadata": metadata, "status": {"containerStatuses": [container]}}
+
+
+CANARY = Traffic("1", "2", 20)
+
+
+@pytest.mark.parametrize(
+    ("pods", "traffic", "arrived", "failed", "lacks"),
+    [
+        ([], CANARY, True, None, None),  # at zero, or they may not be seen
+        ([a_pod(2, ready=True)], CANARY, True, None, None),
+        ([a_pod(7, ready=True)], CANARY, True, None, None),
+        ([a_pod(2)], CANARY, False, None, "pod pod-2, predictor: ended, exit code 137, 2 restarts"),
+        ([a_pod(2), a_pod(0, ready=True)], CANARY, True, None, None),
+        (
+            [a_pod(3), a_pod(0, ready=True)],
+            CANARY,
+            True,
+            "pod pod-3, predictor: ended, exit code 137, 3 restarts",
+            None,
+        ),
+        ([a_pod(3, leaves=True)], CANARY, True, None, None),
+        (
+            [a_pod(3)],
+            Traffic("1", "1", 0, arrived=False, lacks="w"),
+            False,
+            None,
+            "w: pod pod-3, predictor: ended, exit",
+        ),
+    ],
+)
+def test_what_the_pods_say_of_the_newest_revision(
+    pods: list[dict[str, Any]], traffic: Traffic, arrived: bool, failed: str | None, lacks: str | None
+) -> None:
+    seen = with_word_of(pods, traffic, "2")
+    assert (seen.arrived, seen.failed) == (arrived, failed)
+    assert (seen.lacks or "").startswith(lacks or "")
+    assert seen.lacks is None or lacks
+
+
+def test_no_step_ends_while_no_pod_of_the_candidate_is_ready() -> None:
+    rollout = begun("photos-predictor-00006", "photos-predictor-00006", phase=Phase.CANARY)
+    status = rollout.status.model_copy(update={"since": START, "arrived": START, "percent": 20})
+    rollout = rollout.model_copy(update={"status": status})
+    enough, later = Evidence({Measure.ERRORS: {0.0: 200}}, answers=100), START + timedelta(seconds=5)
+    down = with_word_of([a_pod(1)], CANARY, "2")
+    waits = next_status(rollout, Seen(later, down, enough))
+    assert (waits.phase, waits.percent, waits.message) == (
+        Phase.CANARY,
+        20,
+        "pod pod-1, predictor: ended, exit code 137, 1 restarts",
+    )
+    assert next_status(rollout, Seen(later, CANARY, enough)).percent == 50
 
 
 def test_a_good_candidate_goes_all_the_way_and_leaves_no_percent() -> None:

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from testbed.answering import Answer as HttpAnswer
+from testbed.answering import answering
 from testbed.processes import free_port
 from whimbrel.core.errors import PresetMismatch, TryAgain, Unavailable, UndecodableImage
 from whimbrel.core.package import Preset
@@ -224,3 +226,19 @@ async def test_a_predictor_that_is_away_is_tried_again(protocol: str) -> None:
         await asked.infer(np.zeros((1, 8, 8, 3), np.uint8), {TOP_K: 1}, "request")
     assert away.value.headers() == {"retry-after": "2"}
     await asked.close()
+
+
+@pytest.mark.parametrize(
+    ("statuses", "twice", "asked"), [([502, 429], True, 2), ([502, 502], True, 2), ([502], False, 1), ([503], True, 1)]
+)
+async def test_what_the_end_of_a_process_cut_off_is_asked_once_more(
+    statuses: list[int], twice: bool, asked: int
+) -> None:
+    with answering(lambda index: HttpAnswer(statuses[index], b"{}")) as predictor:
+        url = predictor.url.removesuffix("/predict")
+        inference = RestInference(url, "digits", timeout_seconds=10, connections=1, twice=twice)
+        with pytest.raises(TryAgain) as failed:
+            await inference.infer(np.zeros((1, 8, 8, 3), np.uint8), {TOP_K: 1}, "request")
+        await inference.close()
+    assert (failed.value.status, len(predictor.received)) == (429 if statuses[-1] == 429 else 503, asked)
+    assert len({received.body for received in predictor.received}) == 1

@@ -12,12 +12,14 @@ from whimbrel.transformers.request_headers import request_headers
 
 _CONNECT_SECONDS = 10.0
 _RETRY_AFTER_SECONDS = 2.0
+_CUT_OFF = 502  # of the gateway in front of it: its process ended in the middle of this request
 
 
 class PredictorHttp:
-    """`close` it."""
+    """`close` it. `twice`: what is cut off by the end of the predictor's process is asked once more."""
 
-    def __init__(self, base_url: str, *, timeout_seconds: float, connections: int) -> None:
+    def __init__(self, base_url: str, *, timeout_seconds: float, connections: int, twice: bool = True) -> None:
+        self._twice = twice
         self._client = httpx.AsyncClient(
             base_url=base_url,
             timeout=httpx.Timeout(timeout_seconds, connect=min(_CONNECT_SECONDS, timeout_seconds)),
@@ -28,7 +30,10 @@ class PredictorHttp:
 
     async def post(self, path: str, content: bytes, headers: Mapping[str, str], key: str) -> bytes:
         """The body of a 200 answer. Raises the predictor's error as the table's, or Unavailable."""
-        response = await self._answered(path, content, {**headers, **request_headers(key)})
+        asked = {**headers, **request_headers(key)}
+        response = await self._answered(path, content, asked)
+        if response.status_code == _CUT_OFF and self._twice:
+            response = await self._answered(path, content, asked)
         if response.status_code != 200:
             raise error_of(response.status_code, response.content, response.headers.get("retry-after"))
         return response.content

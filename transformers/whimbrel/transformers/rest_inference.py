@@ -17,7 +17,7 @@ from whimbrel.transformers.predictor_http import PredictorHttp
 
 
 class RestInference:
-    """One pool of connections to one predictor; `close` it."""
+    """One pool of connections to one predictor; `close` it. `twice`: as `PredictorHttp` has it."""
 
     def __init__(
         self,
@@ -27,9 +27,10 @@ class RestInference:
         timeout_seconds: float,
         connections: int,
         headers: Mapping[str, str] | None = None,
+        twice: bool = True,
     ) -> None:
         self._path, self._model_name, self._headers = f"/v2/models/{model_name}/infer", model_name, headers or {}
-        self._http = PredictorHttp(base_url, timeout_seconds=timeout_seconds, connections=connections)
+        self._http = PredictorHttp(base_url, timeout_seconds=timeout_seconds, connections=connections, twice=twice)
 
     async def infer(self, tensor: NDArray[np.uint8], parameters: Mapping[str, str | int], key: str) -> Answer:
         head, content = _request(tensor, parameters, key)

@@ -12,7 +12,7 @@ Both are pure, and go by names of revisions, since KServe's status lies in other
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -23,7 +23,7 @@ from whimbrel.kube.diagnosis import pods_of
 from whimbrel.kube.inference import Component, Phase, phase, read_status
 from whimbrel.kube.kinds import INFERENCE_SERVICE, REVISION
 from whimbrel.kube.lint.workloads import STANDARD_NAMES
-from whimbrel.kube.pods import readiness, trouble
+from whimbrel.kube.pods import readiness, trouble, troubles
 from whimbrel.mlflow.rollout.comparing import Asked
 from whimbrel.mlflow.rollout.naming import (
     Operation,
@@ -40,7 +40,7 @@ from whimbrel.mlflow.rollout.reconcile import Traffic
 from whimbrel.mlflow.rollout.resource import ModelRollout, Revisions, Spec
 
 TAG_ROUTING: Final = "serving.kserve.io/enable-tag-routing"
-CRASHES: Final = 3  # of one pod of the candidate, and it is given up
+CRASHES: Final = 3  # of one pod of the candidate that is not ready, and it is given up
 
 
 class ByRevision:
@@ -54,7 +54,8 @@ class ByRevision:
         rollout = self._rollout
         self._service = await self._cluster.get(INFERENCE_SERVICE, rollout.spec.inference_service, rollout.namespace)
         traffic = traffic_of(self._service, rollout)
-        return await self._with_word_of_its_pods(traffic) if _starts(self._service, traffic) else traffic
+        component = read_status(self._service).predictor
+        return await self._with_word_of_its_pods(component, traffic) if _is_of(component, traffic) else traffic
 
     async def move(self, target: Traffic, seen: Traffic) -> None:
         """Raises Conflict where the InferenceService is not the one that was seen."""
@@ -62,17 +63,11 @@ class ByRevision:
         if patch:
             await self._cluster.patch_exactly(INFERENCE_SERVICE, self._service, patch)
 
-    async def _with_word_of_its_pods(self, traffic: Traffic) -> Traffic:
-        """The status does not tell a start from a crash; where pods may be seen, they do."""
-        created = read_status(self._service).predictor.created
-        for pod in await pods_of(self._cluster, REVISION, created, self._rollout.namespace):
-            ready, containers, crashes = readiness(pod)
-            said = trouble(pod) if ready < containers else ""
-            if said and crashes >= CRASHES and traffic.candidate == self._rollout.spec.candidate.version:
-                return traffic.changed(failed=said)
-            if said:
-                return traffic.changed(lacks=f"{traffic.lacks}: {said}")
-        return traffic
+    async def _with_word_of_its_pods(self, component: Component, traffic: Traffic) -> Traffic:
+        """The status tells a start from a crash as little as a revision that was ready from one that is no more;
+        where pods may be seen, they do."""
+        listed = await pods_of(self._cluster, REVISION, component.created, self._rollout.namespace)
+        return with_word_of(listed, traffic, self._rollout.spec.candidate.version)
 
 
 def traffic_of(service: Mapping[str, Any], rollout: ModelRollout) -> Traffic:
@@ -101,6 +96,24 @@ def traffic_of(service: Mapping[str, Any], rollout: ModelRollout) -> Traffic:
         whole = phase(component) is Phase.PROMOTED and component.created != noted.candidate
         return Traffic(champion, arrived=whole, lacks=_unlike(component, 100))
     return Traffic(named.uri, arrived=False)  # another hand's
+
+
+def with_word_of(pods: Sequence[Mapping[str, Any]], traffic: Traffic, candidate: str) -> Traffic:
+    """The traffic as the pods of the newest revision have it: one that crashes again and again is given up, and none
+    has arrived where none is ready. Without pods it is at zero, or they may not be seen."""
+    down = [pod for pod in pods if "deletionTimestamp" not in pod["metadata"] and not _is_ready(pod)]
+    for pod in down:
+        if traffic.candidate == candidate and (said := trouble(pod)) and readiness(pod)[2] >= CRASHES:
+            return traffic.changed(failed=said)
+    said = next(iter(troubles(down)), "")
+    if not said or any(_is_ready(pod) for pod in pods):
+        return traffic
+    return traffic.changed(arrived=False, lacks=said if traffic.arrived else f"{traffic.lacks}: {said}")
+
+
+def _is_ready(pod: Mapping[str, Any]) -> bool:
+    ready, containers, _ = readiness(pod)
+    return ready == containers
 
 
 def _refuse_without_revisions(service: Mapping[str, Any]) -> None:
@@ -197,9 +210,13 @@ def _before(noted: Revisions) -> Component:
     return Component(created=noted.created)
 
 
-def _starts(service: Mapping[str, Any], traffic: Traffic) -> bool:
-    component = read_status(service).predictor
-    return not traffic.arrived and traffic.candidate is not None and component.created != component.ready
+def _is_of(component: Component, traffic: Traffic) -> bool:
+    """Whether the newest revision is that of what comes. Until KServe has looked it is another's."""
+    if traffic.candidate is None:
+        return False
+    if traffic.candidate == traffic.current:  # the champion, on the way back
+        return component.created != component.ready
+    return traffic.revisions is not None and traffic.revisions.candidate == component.created
 
 
 def _coming(component: Component, whose: str) -> str:
