@@ -192,7 +192,8 @@ def test_a_captured_status(
 def test_a_rollout_begins_from_one_revision_with_all_traffic(name: str, whole: bool) -> None:
     rollout = parse(document())
     traffic = traffic_of(service(CHAMPION, **captured(name)), rollout)
-    status = next_status(rollout, Seen(START, traffic))
+    claiming = rollout.model_copy(update={"status": next_status(rollout, Seen(START, traffic))})
+    status = next_status(claiming, Seen(START, traffic))
 
     assert (traffic.current, traffic.candidate, traffic.arrived) == ("1", None, whole)
     assert status.phase is (Phase.LOADING if whole else Phase.PENDING)
@@ -460,6 +461,7 @@ def test_an_abort_from_anywhere(phase: Phase) -> None:
 
 def test_an_abort_before_kserve_has_looked_waits_for_it_and_no_longer_than_the_progress_deadline() -> None:
     world = World()
+    world.round()  # in which it claims the traffic
     world.round()  # in which it is begun and named, so that no other rollout begins from the same state
     assert world.rollout.status.phase is Phase.LOADING
     assert read_naming(world.kserve.object).uri == CANDIDATE

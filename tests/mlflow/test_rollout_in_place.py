@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,7 @@ CHAMPION = null_version("1", "null:10")
 EQUAL = null_version("2", "null:10,16x24")  # another preset, the same answers
 WORSE = null_version("3", "null:10,wrong")
 ABSENT = PointedVersion(version="4", uri=f"s3://{BUCKET}/none", digest="sha256:" + "4" * 64)
+REFUSED = ["Loading", "Backtest", "RollingBack", "RolledBack"]
 MALFORMED = {
     "apiVersion": "rollout.whimbrel.dev/v1",
     "kind": "ModelRollout",
@@ -220,6 +222,23 @@ def by_hand(world: World, change: Callable[[Pointer], Pointer]) -> None:
     read = world.pointer.read()
     assert read is not None
     world.pointer.write(change(read.pointer), read.etag)
+
+
+def test_two_of_the_same_traffic_take_turns_also_with_two_controllers(fresh: World, controller: Running) -> None:
+    """Both are refused by their backtests, so each finds the traffic at the champion."""
+    with fresh.load() as load, fresh.rollouts.controller():
+        for name in ("twin-b", "twin-a"):
+            fresh.rollouts.start(name, WORSE)
+        first, second = sorted(
+            (fresh.rollouts.ends(name, controller) for name in ("twin-b", "twin-a")),
+            key=lambda status: status["started"],
+        )
+    for status in (first, second):
+        assert [entry["phase"] for entry in status["history"]] == REFUSED
+        assert status["message"].startswith("refused by the backtest: accuracy failed"), status["message"]
+    assert datetime.fromisoformat(first["ended"]) <= datetime.fromisoformat(second["started"])
+    assert (set(load.statuses), set(load.versions)) == ({200}, {"1"})
+    assert fresh.points_at() == Pointer(current=CHAMPION)
 
 
 def test_a_malformed_rollout_is_named_and_the_others_go_on(fresh: World, controller: Running) -> None:

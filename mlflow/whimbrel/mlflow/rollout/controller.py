@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import signal
-from collections.abc import Coroutine, Iterable
+from collections.abc import Coroutine, Iterable, Iterator
 from collections.abc import Set as AbstractSet
 from datetime import UTC, datetime
 from functools import partial
@@ -41,9 +41,10 @@ from whimbrel.mlflow.rollout.known_objects import read_known_objects
 from whimbrel.mlflow.rollout.live import LiveSource
 from whimbrel.mlflow.rollout.live_results import ResultsSource, Walk
 from whimbrel.mlflow.rollout.movement import Mover
+from whimbrel.mlflow.rollout.ownership import rivals_of
 from whimbrel.mlflow.rollout.prometheus import PrometheusSource
 from whimbrel.mlflow.rollout.reconcile import JUDGED, LEAVING, Seen, next_move, next_status, wanted
-from whimbrel.mlflow.rollout.resource import ENDS, ModelRollout, Spec, Status, parse, status_document
+from whimbrel.mlflow.rollout.resource import ENDS, ModelRollout, Phase, Spec, Status, parse, status_document
 from whimbrel.mlflow.rollout.work import Asking, Work
 
 if TYPE_CHECKING:
@@ -165,16 +166,26 @@ class Controller:
         work = self._work(rollout)
         now = datetime.now(UTC)
         evidence = await asyncio.to_thread(work.evidence, rollout, traffic.requests)
-        seen = Seen(now, traffic, evidence, work.backtested, work.trouble)
+        seen = Seen(now, traffic, evidence, work.backtested, work.trouble, await self._rivals(rollout))
         status = await asyncio.to_thread(next_status, rollout, seen)
         if status.phase in ENDS and rollout.status.phase in LEAVING and traffic.like(wanted(rollout)):
             await self._follow_with_aliases(rollout.spec, traffic.current)
         if status != rollout.status:
             rollout = await self._write(rollout, status)
+        if status.claimed is not None and status.claimed == now:
+            await self._reconcile(rollout)  # the second look, without waiting for the next round
+            return
         target = next_move(rollout, traffic)
         if target is not None:
             await mover.move(target, traffic)
         work.follow(rollout)
+
+    async def _rivals(self, rollout: ModelRollout) -> tuple[ModelRollout, ...]:
+        """Listed after the rollout was read, so that a claim of its own is in the list."""
+        if rollout.status.phase is not Phase.PENDING:
+            return ()
+        listed = await self._cluster.list(MODEL_ROLLOUT, rollout.namespace)
+        return rivals_of(rollout, _well_formed(listed.objects))
 
     def _mover(self, rollout: ModelRollout) -> Mover:
         spec = rollout.spec
@@ -257,3 +268,9 @@ class Controller:
     async def _forget(self, alive: AbstractSet[str]) -> None:
         for uid in self._works.keys() - alive:
             await self._works.pop(uid).stop()
+
+
+def _well_formed(listed: Iterable[Object]) -> Iterator[ModelRollout]:
+    for found in listed:
+        with contextlib.suppress(InputRefused):  # it moves nothing, and its status says why
+            yield parse(found)

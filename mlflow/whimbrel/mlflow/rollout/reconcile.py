@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from whimbrel.mlflow.rollout.gates import OF_THE_OBJECTS, Harms, Outcome, Verdict, judge
 from whimbrel.mlflow.rollout.live import Requests
+from whimbrel.mlflow.rollout.ownership import gives_way, waited_for
 from whimbrel.mlflow.rollout.policy import Movement, Promotion, Step, Undecided, seconds
 from whimbrel.mlflow.rollout.resource import Decision, ModelRollout, Phase, Revisions, Status
 
@@ -64,13 +65,15 @@ class Backtested:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """`backtested` is None until the backtest was made. `trouble`: why what both are asked goes unanswered, if so."""
+    """`backtested` is None until the backtest was made. `trouble`: why what both are asked goes unanswered, if so.
+    `rivals`: other rollouts of the same traffic that have not ended; of a rollout that has begun they are not asked."""
 
     now: datetime
     traffic: Traffic
     evidence: Evidence = Evidence()
     backtested: Backtested | None = None
     trouble: str | None = None
+    rivals: tuple[ModelRollout, ...] = ()
 
 
 _BEFORE_ANY_TRAFFIC: Final = frozenset({Phase.LOADING, Phase.BACKTEST})
@@ -119,22 +122,43 @@ def next_status(rollout: ModelRollout, seen: Seen) -> Status:
     return rollout.status
 
 
-def _begin(rollout: ModelRollout, seen: Seen) -> Status | None:
+def _end_before_it_began(rollout: ModelRollout, seen: Seen) -> Status | None:
+    status, why = rollout.status, rollout.spec.aborted
+    if status.phase is not Phase.PENDING or why is None:
+        return None
+    return status.entered(Phase.ROLLED_BACK, seen.now, f"{why} before it began")
+
+
+def _wait_for_its_turn(rollout: ModelRollout, seen: Seen) -> Status | None:
+    """A claim stands only while nothing but rivals that come later is in the way."""
     status = rollout.status
     if status.phase is not Phase.PENDING:
         return None
-    if rollout.spec.aborted:
-        return status.entered(Phase.ROLLED_BACK, seen.now, f"{rollout.spec.aborted} before it began")
+    unclaimed = status.model_copy(update={"claimed": None})
+    other = waited_for(seen.rivals)
+    if other is not None:
+        waiting = unclaimed if gives_way(rollout, other) else status
+        return _saying(waiting, f"waits for the end of the rollout {other.name} of the same traffic")
     champion, candidate = rollout.spec.champion.version, rollout.spec.candidate.version
     if seen.traffic.current != champion or seen.traffic.candidate not in {None, candidate}:
         return _saying(
-            status,
+            unclaimed,
             f"expected the traffic at {champion} alone, seen {seen.traffic}; end the other rollout, or point the alias "
             "champion at what serves and start anew",
         )
     if rollout.spec.policy.movement is Movement.BY_REVISION and not seen.traffic.arrived:
-        return _saying(status, f"expected one revision, ready, with all traffic; {seen.traffic.lacks}")
-    message = f"loading version {candidate} beside {champion}"
+        return _saying(unclaimed, f"expected one revision, ready, with all traffic; {seen.traffic.lacks}")
+    return None
+
+
+def _begin(rollout: ModelRollout, seen: Seen) -> Status | None:
+    """With a claim that was seen to stand alone."""
+    status = rollout.status
+    if status.phase is not Phase.PENDING:
+        return None
+    if status.claimed is None:
+        return status.model_copy(update={"claimed": seen.now})
+    message = f"loading version {rollout.spec.candidate.version} beside {rollout.spec.champion.version}"
     return status.entered(Phase.LOADING, seen.now, message, started=seen.now, revisions=seen.traffic.revisions)
 
 
@@ -265,6 +289,8 @@ def _go_on(rollout: ModelRollout, seen: Seen) -> Status | None:
 
 
 STEPS: Final[tuple[Callable[[ModelRollout, Seen], Status | None], ...]] = (
+    _end_before_it_began,
+    _wait_for_its_turn,
     _begin,
     _notice_another_hand,
     _abort,

@@ -123,8 +123,9 @@ class Revisions(BaseModel):
 
 
 class Status(BaseModel):
-    """`since`: when this phase and step began. `arrived`: when the traffic was last seen where the step wants it.
-    `report`: where the backtest's report lies.
+    """`claimed`: when a rollout that is yet to begin asked for the traffic, which one has at a time. `since`: when this
+    phase and step began. `arrived`: when the traffic was last seen where the step wants it. `report`: where the
+    backtest's report lies.
     """
 
     model_config = RESOURCE_CONFIG
@@ -132,6 +133,7 @@ class Status(BaseModel):
     phase: Phase = Phase.PENDING
     step: int = 0
     percent: int = 0
+    claimed: AwareDatetime | None = None
     started: AwareDatetime | None = None
     since: AwareDatetime | None = None
     arrived: AwareDatetime | None = None
@@ -149,7 +151,7 @@ class Status(BaseModel):
         percent = changes.get("percent", self.percent)
         entry = Entry(time=now.astimezone(UTC), phase=phase, percent=percent, message=message)
         history = (*self.history, entry)[-MAX_HISTORY:]
-        changes = {"since": now, "arrived": None, "history": history, "message": message, **changes}
+        changes = {"claimed": None, "since": now, "arrived": None, "history": history, "message": message, **changes}
         if phase in ENDS:
             changes["ended"] = now
         return self.model_copy(update={"phase": phase, **changes})
