@@ -12,14 +12,15 @@ import pytest
 import yaml
 
 from testbed.registry import tag_version
-from whimbrel.core.errors import InputRefused, NotFound, PackageRefused
+from whimbrel.core.attestations import Agreement
+from whimbrel.core.errors import InputRefused, NotFound, PackageRefused, Unavailable
 from whimbrel.core.package import EXPORTED, WEIGHTS, Package, write_manifest
 from whimbrel.core.package_transfer import fetch
 from whimbrel.core.references import ObjectRef
 from whimbrel.core.registry import get, resolve
 from whimbrel.mlflow.evaluation import Answered, Evaluation, Tally
 from whimbrel.mlflow.register import MLMODEL, Origin, code_commit, register
-from whimbrel.mlflow.registry_view import list_models, list_versions, set_alias, show_version
+from whimbrel.mlflow.registry_view import list_aliases, list_models, list_versions, set_alias, show_version
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -155,6 +156,30 @@ def test_a_package_is_registered_once(made: Package, name: str, tracking_uri: st
     again = register(made, name, tracking_uri, s3, alias="champion")
     assert (again.version, again.uri, again.created) == (first.version, first.uri, False)
     assert [version.aliases for version in list_versions(tracking_uri, name)] == [("champion",)]
+
+
+def test_the_alias_comes_after_what_was_measured_is_attested(
+    made: Package, name: str, tracking_uri: str, s3: S3Client
+) -> None:
+    """Whoever sees the alias sees what was measured; a measurement that fails leaves the alias where it was."""
+    measured = Agreement(hardware_class="cpu-x", torch="2", dtype="bfloat16", images=200, agreeing=200)
+    register(made, name, tracking_uri, s3)
+
+    def no_alias_yet(package: Package) -> Agreement:
+        assert package.digest == made.digest
+        assert [version.aliases for version in list_versions(tracking_uri, name)] == [()]
+        return measured
+
+    def fails(_: Package) -> Agreement:
+        raise Unavailable("no such device")
+
+    with pytest.raises(Unavailable):
+        register(made, name, tracking_uri, s3, measure=fails, alias="champion")
+    assert list_aliases(tracking_uri, name) == {}
+    register(made, name, tracking_uri, s3, measure=no_alias_yet, alias="champion")
+    assert resolve(f"models:/{name}@champion", tracking_uri).attestations.agreements == (measured,)
+    register(made, name, tracking_uri, s3, measure=lambda _: None, alias="challenger")
+    assert list_aliases(tracking_uri, name) == {"champion": "1", "challenger": "1"}
 
 
 def test_an_alias_moves_to_the_version_that_it_is_given(

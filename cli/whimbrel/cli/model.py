@@ -15,7 +15,7 @@ from whimbrel.cli import webhook
 from whimbrel.cli.calibration_images import calibration_images
 from whimbrel.cli.connection import Connection, connect
 from whimbrel.cli.console import Output, add_rows, out, print_json, say, table
-from whimbrel.cli.model_compile import attest_agreement, compile_command
+from whimbrel.cli.model_compile import compile_command, measured_agreement
 from whimbrel.cli.model_names import selected
 from whimbrel.cli.options import DEFAULT_STATE, MODELS, OutputFormat, State
 from whimbrel.core import pt2
@@ -288,15 +288,17 @@ def _register_evaluated(
 def _register(
     package: Package, name: str, connection: Connection, origin: Origin, alias: str | None
 ) -> RegisteredVersion:
-    """The alias last: what follows it, a rollout for one, carries along what is attested by then."""
     from whimbrel.mlflow.register import register
 
-    tracking_uri = connection.tracking_uri()
-    version = register(package, name, tracking_uri, connection.s3(), origin=origin)
-    attest_agreement(package, version, tracking_uri)
-    if alias is not None:
-        registry_view.set_alias(tracking_uri, name, alias, version.version)
-    return version
+    return register(
+        package,
+        name,
+        connection.tracking_uri(),
+        connection.s3(),
+        origin=origin,
+        measure=measured_agreement,
+        alias=alias,
+    )
 
 
 def _champion(tracking_uri: str, name: str) -> str | None:

@@ -17,7 +17,7 @@ from whimbrel.core.package import Package
 from whimbrel.mlflow import attest, registry_view
 
 if TYPE_CHECKING:
-    from whimbrel.mlflow.register import RegisteredVersion
+    from whimbrel.core.attestations import Agreement
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
@@ -61,12 +61,10 @@ def compile_command(
     say(f"{version.name} version {version.version}  {made.code.dtype} for {where}, torch {made.code.target.torch}")
 
 
-def attest_agreement(package: Package, version: RegisteredVersion, tracking_uri: str) -> None:
-    """Tell the registry how far this hardware's lower precision agrees, where the package has a set to try it on."""
+def measured_agreement(package: Package) -> Agreement | None:
+    """How far this hardware's lower precision agrees, where it has one and the package has a set to try it on."""
     if package.calibration is None:
-        return
+        return None
     from whimbrel.predictors import torch_network
 
-    found = torch_network.agreement_on(package, torch_network.choose_device("auto"))
-    if found is not None:
-        attest.attest(version.name, version.version, found, tracking_uri)
+    return torch_network.agreement_on(package, torch_network.choose_device("auto"))

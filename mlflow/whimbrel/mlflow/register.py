@@ -13,19 +13,21 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from whimbrel.core import pt2, registry
+from whimbrel.core.attestations import Agreement
 from whimbrel.core.errors import InputRefused, Unavailable
 from whimbrel.core.package import EXPORTED_ARCHITECTURE, MANIFEST, Package, canonical_json, verify
 from whimbrel.core.package_transfer import upload
 from whimbrel.core.registry import DIGEST_TAG, location_of
 from whimbrel.core.tensors import IMAGES, OUTPUTS_OF_TASK
 from whimbrel.mlflow.artifacts import folder_of, put_files
+from whimbrel.mlflow.attest import attest
 from whimbrel.mlflow.evaluation import Evaluation
 
 if TYPE_CHECKING:
@@ -75,13 +77,16 @@ def register(
     client: S3Client | None,
     *,
     origin: Origin | None = None,
+    measure: Callable[[Package], Agreement | None] | None = None,
     alias: str | None = None,
 ) -> RegisteredVersion:
     """The version of the registered model `name` that is `package`, made when there is none; `alias` points at it.
 
-    Of a version that is there already, the evaluation is replaced by the one of `origin`, and nothing else. `client`
-    reaches the store that the registry keeps its artifacts in; None suffices for a folder. Raises
-    PackageRefused (the package, or a registry whose artifacts nothing else can read), NotFound and Unavailable.
+    What `measure` says of the package is attested of the version. The alias comes last: what follows it, a rollout for
+    one, carries along what is attested by then. Of a version that is there already, the evaluation is replaced by the
+    one of `origin`, and nothing else. `client` reaches the store that the registry keeps its artifacts in; None
+    suffices for a folder. Raises PackageRefused (the package, or a registry whose artifacts nothing else can read),
+    NotFound and Unavailable.
     """
     checked = verify(package.folder, package.digest)
     if checked.manifest.architecture == EXPORTED_ARCHITECTURE:
@@ -96,6 +101,8 @@ def register(
     location = location_of(version, tracking_uri)
     if not created and origin is not None and origin.evaluation is not None:
         _evaluate_again(version, name, tracking_uri, client, origin.evaluation)
+    if measure is not None and (measured := measure(checked)) is not None:
+        attest(name, location.version, measured, tracking_uri)
     if alias is not None:
         registry.post(
             tracking_uri, "registered-models/alias", {"name": name, "alias": alias, "version": location.version}
