@@ -12,10 +12,11 @@ import httpx
 import numpy as np
 import pytest
 
+from testbed.dripping_store import dripping_store
 from testbed.predictors import running_predictor, v2_document, v2_outputs
 from testbed.stores import Store
-from whimbrel.core.attestations import Attestations, CompiledCode
-from whimbrel.core.errors import InputRefused, NotFound, PackageRefused
+from whimbrel.core.attestations import MAX_CODE_BYTES, Attestations, CompiledCode
+from whimbrel.core.errors import InputRefused, NotFound, PackageRefused, Unavailable
 from whimbrel.core.model_pointer import PointedVersion, Pointer, PointerStore
 from whimbrel.core.package import Package, write_manifest
 from whimbrel.core.package_transfer import fetch_beside, put_beside, upload
@@ -166,6 +167,38 @@ def test_a_new_process_that_follows_a_pointer_loads_it(
     assert (resident["code"], resident["dtype"]) == ("compiled", "float32")
     expected = built(made, code, tmp_path, compiled_code=False).infer(images(3), CLASSES)
     assert outputs["indices"] == expected["indices"].tolist()
+
+
+def test_the_end_of_the_process_ends_its_download(store: Store, tmp_path: Path) -> None:
+    """Of code that never ends, while the network of a package that is here is built."""
+    from whimbrel.core.hardware import cpu_target
+    from whimbrel.core.package_transfer import Held
+    from whimbrel.mlflow.exported import save_classifier
+    from whimbrel.predictors import sources
+    from whimbrel.predictors.network import description_of
+    from whimbrel.predictors.settings import PredictorSettings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        module = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * SIDE * SIDE, CLASSES)).eval()
+        save_classifier(module, (SIDE, SIDE), tmp_path / "model.pt2")
+    fields = {"task": "classification", "architecture": "pt2", "preset": PRESET, "labels": ["a", "b", "c", "d"]}
+    made = write_manifest(tmp_path, fields, ["model.pt2"])
+    target = cpu_target(str(torch.__version__))
+    code = CompiledCode(target=target, dtype="float32", max_batch=2, sha256="0" * 64, size=MAX_CODE_BYTES)
+    source = sources.Source("1", "s3://models/endless", made.digest, Attestations(compiled=(code,)))
+    with dripping_store(b"") as drips:
+        options: dict[str, Any] = {"compiled_code": True, "max_batch_size": 2, "dtype": "float32"}
+        settings = PredictorSettings(
+            model_name="m", model_uri="null:2", model_cache=tmp_path, s3_endpoint=drips.url, **options
+        )
+
+        def ends() -> None:
+            if drips.dripping.is_set():
+                raise Unavailable("the end of this predictor")
+
+        with pytest.raises(Unavailable, match="the end of this predictor"):
+            sources.build(sources.Located("1", source, Held(made, None), description_of(made)), settings, ends)
 
 
 def test_a_file_beside_the_package_is_read_as_it_was_put(s3: S3Client, bucket: str, tmp_path: Path) -> None:

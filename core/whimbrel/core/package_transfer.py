@@ -114,14 +114,18 @@ def manifest_of(uri: str, digest: str, cache: Path, client: S3Client | None) -> 
     return _fetch_manifest(ObjectRef.from_uri(uri), digest, _client_for(uri, client))[1]
 
 
-def fetch_beside(uri: str, code: CompiledCode, path: Path, client: S3Client | None) -> None:
+def fetch_beside(
+    uri: str, code: CompiledCode, path: Path, client: S3Client | None, check: Callable[[], None] = go_on
+) -> None:
     """Write the file of `code` that lies beside the package at `uri` to `path`, a new file: its bytes and no others.
 
-    Raises PackageRefused, NotFound and Unavailable.
+    `check` is called before each chunk, and ends the work by raising. Raises PackageRefused, NotFound and Unavailable.
     """
     local, digest, written = _local_folder(uri), hashlib.sha256(), 0
+    check()
     with _store_errors(f"download of {code.path} beside {uri}"), path.open("xb") as file:
         for chunk in _chunks(uri, local, code.path, client):
+            check()
             written += len(chunk)
             if written > code.size:
                 break

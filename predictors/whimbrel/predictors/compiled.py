@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ from whimbrel.core import code_archive, package_transfer
 from whimbrel.core.attestations import CompiledCode
 from whimbrel.core.errors import PackageRefused, WhimbrelError
 from whimbrel.core.hardware import Target
+from whimbrel.core.package import go_on
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -31,12 +32,14 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Offered:
-    """What the registry names for the version at `uri`, the client of its store, and how large batches become."""
+    """What the registry names for the version at `uri`, the client of its store, and how large batches become.
+    `check` is called while it is fetched, and ends that by raising."""
 
     codes: tuple[CompiledCode, ...]
     uri: str
     client: S3Client | None
     max_batch: int
+    check: Callable[[], None] = go_on
 
 
 def fitting(codes: Sequence[CompiledCode], target: Target, dtype: str, max_batch: int) -> CompiledCode | None:
@@ -53,6 +56,7 @@ def fitting(codes: Sequence[CompiledCode], target: Target, dtype: str, max_batch
 
 def loaded(offered: Offered, code: CompiledCode, module: Any, sample: torch.Tensor) -> CompiledModule | None:
     """`code` with the weights of `module`, once it has computed `sample`; None where that cannot be, which is logged.
+    Raises what `check` raises.
 
     `sample`: a normalised batch (N, 3, H, W) in the dtype, memory layout and device of every later one.
     """
@@ -61,10 +65,11 @@ def loaded(offered: Offered, code: CompiledCode, module: Any, sample: torch.Tens
             prefix="whimbrel-code-"
         ) as folder:  # nobody else's: what was checked is loaded
             path = Path(folder) / "code.pt2"
-            package_transfer.fetch_beside(offered.uri, code, path, offered.client)
+            package_transfer.fetch_beside(offered.uri, code, path, offered.client, offered.check)
             compiled = opened(path, module, sample.device)
         compiled(sample)
     except WhimbrelError as error:
+        offered.check()  # at the end of the process nothing computes without it either
         logger.warning("compiled code %s is left aside: %s", code.sha256[:16], error)
         return None
     except Exception as error:  # whatever torch's loader or the code raises

@@ -254,8 +254,8 @@ def _torch_network(package: Package, source: Source, settings: PredictorSettings
         package,
         torch_network.choose_device(settings.device),
         allowed_tasks=settings.allowed_tasks,
-        asked=Asked(settings.dtype, attested, settings.model_cache, settings.calibration_seconds, check),
-        code=Offered(attested.compiled, source.uri, client, settings.max_batch_size)
+        asked=_asked(source, settings, check),
+        code=Offered(attested.compiled, source.uri, client, settings.max_batch_size, check)
         if settings.compiled_code
         else None,
         cuda_graphs=settings.cuda_graphs,
