@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from whimbrel.core import calibration
-from whimbrel.core.attestations import Agreement
+from whimbrel.core.attestations import Agreement, Attestations
 from whimbrel.core.hardware import Target
 from whimbrel.core.package import CALIBRATION, Package, Preset, write_manifest
 from whimbrel.mlflow.exported import save_classifier
@@ -99,6 +99,35 @@ def test_weights_that_are_stored_lower_are_computed_in_float32_where_that_is_tol
     made = built(tmp_path, torch.bfloat16)
     assert load(made, Asked("float32")).computing.dtype == "float32"
     assert sources._stored_dtype(made) == "bfloat16"
+
+
+@pytest.mark.parametrize(
+    ("stored", "lower", "times"),
+    [("float32", True, 1.5), ("float32", False, 1), ("bfloat16", True, 1), ("bfloat16", False, 2)],
+)
+def test_the_memory_that_a_load_at_auto_needs_is_what_it_takes(
+    stored: str, lower: bool, times: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only weights in float32, on hardware with a lower precision, are there twice, and only until it was measured."""
+    from whimbrel.predictors import sources, torch_network
+    from whimbrel.predictors.settings import PredictorSettings
+
+    target = WITH_BFLOAT16 if lower else WITH_BFLOAT16.model_copy(update={"instruction_sets": ("avx2",)})
+    monkeypatch.setattr(torch_network, "target_of", lambda _: target)
+    made = built(tmp_path / "package", getattr(torch, stored))
+    options: dict[str, Any] = {"device": "cpu", "calibration_seconds": 600}
+    settings = PredictorSettings(model_name="m", model_uri="null:2", model_cache=tmp_path / "cache", **options)
+    elsewhere = Agreement(hardware_class="cpu-other", torch="2", dtype="bfloat16", images=200, agreeing=200)
+    source = sources.Source("1", made.folder.as_uri(), made.digest, Attestations(agreements=(elsewhere,)))
+    weights, batch = made.manifest.files["model.safetensors"].size, settings.max_batch_size * SIDE * SIDE * 3 * 4
+
+    located = sources.locate(source, settings)
+    assert sources.needed_bytes(located, settings) == int(times * weights) + batch
+    network: Any = sources.build(located, settings)
+    taken = sources.taken_bytes(located, network, settings)
+    assert sources.needed_bytes(located, settings) == taken
+    parameters = sum(each.nbytes for each in network.module.state_dict().values())
+    assert abs(taken - batch - parameters) < 0.01 * parameters
 
 
 @pytest.mark.parametrize(("decided", "dtype"), [(True, "bfloat16"), (False, "float32")])

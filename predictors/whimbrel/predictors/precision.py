@@ -58,9 +58,7 @@ def choose(
         return settled
     lower = target.lower_dtype
     assert lower is not None  # noqa: S101 it was not settled
-    known, whence = asked.attestations.agreement(target, lower), "as registered"
-    if known is None and asked.cache is not None:
-        known, whence = agreement_records.read(asked.cache, package.digest, target, lower), "as measured here before"
+    known, whence = _known(package, target, lower, asked)
     if known is None:
         known, whence = measure(lower), "as measured now"
         if known is not None and asked.cache is not None:
@@ -70,9 +68,29 @@ def choose(
     return _judged(known, whence)
 
 
+def at_once(package: Package, own: str, target: Target, asked: Asked) -> tuple[str, ...]:
+    """The dtypes that the weights are in at the same time while `choose` and what follows from it are done: both that
+    are compared, where they are."""
+    settled = _settled(package, own, target, asked)
+    if settled is not None:
+        return (settled.dtype,)
+    lower = target.lower_dtype
+    assert lower is not None  # noqa: S101 it was not settled
+    known, whence = _known(package, target, lower, asked)
+    return (FLOAT32, lower) if known is None else (_judged(known, whence).dtype,)
+
+
 def stored_bytes_in(stored: int, stored_dtype: str, dtype: str) -> int:
     """Memory in `dtype` for weights that take `stored` bytes in the package."""
     return stored * BYTES.get(dtype, 4) // BYTES.get(stored_dtype, 4)
+
+
+def _known(package: Package, target: Target, lower: str, asked: Asked) -> tuple[Agreement | None, str]:
+    """What was measured before, and half a line on where."""
+    attested = asked.attestations.agreement(target, lower)
+    if attested is not None or asked.cache is None:
+        return attested, "as registered"
+    return agreement_records.read(asked.cache, package.digest, target, lower), "as measured here before"
 
 
 def _settled(package: Package, own: str, target: Target, asked: Asked) -> Chosen | None:

@@ -90,7 +90,8 @@ def _anything(_: Located) -> None:
 
 
 class Residents:
-    """`admit` raises PackageRefused for a version that may not become one of this model."""
+    """`admit` raises PackageRefused for a version that may not become one of this model: it is asked before the load
+    and once more at its end."""
 
     def __init__(
         self,
@@ -248,17 +249,19 @@ class Residents:
             life.push_async_callback(self._shrink_cache)
             life.callback(located.release)
             self._admit(located)
+            needed = await self._aside(sources.needed_bytes, located, self._settings)
             async with self._threads.taken.placing:
                 if leaving is not None:
-                    await self._make_room(located, leaving)
-                network, batcher, taken = await self._placed(located, life)
+                    await self._make_room(located.source, needed, leaving)
+                network, batcher, taken = await self._placed(located, needed, life)
+            self._admit(located)  # what has loaded meanwhile counts as well
             task, computing = network.task, network.computing
             return Resident(located.version, located.source, task, batcher, computing, taken, life.pop_all())
 
-    async def _placed(self, located: Located, life: AsyncExitStack) -> tuple[Network, Batcher, int]:
+    async def _placed(self, located: Located, needed: int, life: AsyncExitStack) -> tuple[Network, Batcher, int]:
         """In memory, and has answered once; leaves with `life`. With the bytes that it takes once it is built."""
         async with AsyncExitStack() as placed:
-            with self._threads.taken.holding(located.needed_bytes), self.stages.timed("build"):
+            with self._threads.taken.holding(needed), self.stages.timed("build"):
                 network = await self._aside(sources.build, located, self._settings, self._check_goes_on)
                 taken = await self._aside(sources.taken_bytes, located, network, self._settings)
             placed.enter_context(self._threads.taken.holding(taken))
@@ -281,11 +284,11 @@ class Residents:
         except OSError as error:
             logger.warning("packages that nobody uses stay in the cache: %s", error)
 
-    async def _make_room(self, located: Located, leaving: Sequence[Resident]) -> None:
+    async def _make_room(self, source: Source, needed: int, leaving: Sequence[Resident]) -> None:
         """Unload what no request needs, as far as necessary; whether that is enough is known before it begins."""
-        self._check_room(located.source, located.needed_bytes, leaving)
+        self._check_room(source, needed, leaving)
         for resident in leaving:
-            if located.needed_bytes <= self._free_bytes():
+            if needed <= self._free_bytes():
                 return
             await self._retire(resident)
 

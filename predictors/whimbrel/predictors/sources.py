@@ -15,7 +15,6 @@ from whimbrel.core.attestations import NOTHING, Attestations
 from whimbrel.core.errors import InputRefused, PackageRefused
 from whimbrel.core.hardware import BFLOAT16
 from whimbrel.core.package import (
-    CALIBRATION,
     EXPORTED_ARCHITECTURE,
     MAX_SIDE_PIXELS,
     WEIGHTS,
@@ -53,15 +52,11 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Located:
-    """A version whose package is here, verified, and held until its release; null: has none.
-
-    `needed_bytes`: memory that its weights and its largest batch take while it is loaded.
-    """
+    """A version whose package is here, verified, and held until its release; null: has none."""
 
     version: str
     source: Source
     held: Held | None
-    needed_bytes: int
     description: Description
 
     def release(self) -> None:
@@ -71,7 +66,7 @@ class Located:
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """`memory_bytes` for weights and the largest batch; `modules` that the network is built by."""
+    """`memory_bytes`: at least, for weights and the largest batch; `modules` that the network is built by."""
 
     memory_bytes: int
     modules: tuple[str, ...]
@@ -107,7 +102,10 @@ def look(source: Source, settings: PredictorSettings) -> Needs:
     manifest = package_transfer.manifest_of(
         resolved.uri, digest, settings.model_cache, _client_for(resolved.uri, settings)
     )
-    return Needs(_needed_bytes(manifest, resolved, settings), _modules_of(manifest))
+    weights = _weights_size(manifest)
+    if settings.dtype != precision.AUTO:  # it takes as much as in the package, or less
+        weights = min(weights, precision.stored_bytes_in(weights, precision.FLOAT32, settings.dtype))
+    return Needs(weights + _batch_bytes(manifest, settings), _modules_of(manifest))
 
 
 def import_modules(needs: Needs) -> None:
@@ -124,7 +122,7 @@ def locate(source: Source, settings: PredictorSettings, check: Callable[[], None
     SettingsError.
     """
     if source.uri.startswith(_NULL):
-        return Located(source.version or "null", source, None, 0, _null_network(source, settings).description)
+        return Located(source.version or "null", source, None, _null_network(source, settings).description)
     resolved, digest = _pinned(source, settings)
     held = package_transfer.fetch_held(
         *(resolved.uri, digest, settings.model_cache, _client_for(resolved.uri, settings)),
@@ -132,8 +130,7 @@ def locate(source: Source, settings: PredictorSettings, check: Callable[[], None
         check=check,
     )
     version = resolved.version or digest.removeprefix("sha256:")[:12]
-    needed_bytes = _needed_bytes(held.package.manifest, resolved, settings, _stored_dtype(held.package))
-    return Located(version, resolved, held, needed_bytes, description_of(held.package))
+    return Located(version, resolved, held, description_of(held.package))
 
 
 def build(located: Located, settings: PredictorSettings, check: Callable[[], None] = go_on) -> Network:
@@ -141,6 +138,21 @@ def build(located: Located, settings: PredictorSettings, check: Callable[[], Non
     if located.held is None:
         return _null_network(located.source, settings)
     return _torch_network(located.held.package, located.source, settings, check)
+
+
+def needed_bytes(located: Located, settings: PredictorSettings) -> int:
+    """Memory that its weights, in each precision that they are in at once while it is loaded, and its largest batch
+    take. Activations are those of one batch at a time, of any version. Imports torch, which knows the hardware."""
+    if located.held is None:
+        return 0
+    from whimbrel.predictors import torch_network
+
+    package = located.held.package
+    target = torch_network.target_of(torch_network.choose_device(settings.device))
+    stored, size = _stored_dtype(package), _weights_size(package.manifest)
+    at_once = precision.at_once(package, stored, target, _asked(located.source, settings, go_on))
+    weights = sum(precision.stored_bytes_in(size, stored, dtype) for dtype in at_once)
+    return weights + _batch_bytes(package.manifest, settings)
 
 
 def taken_bytes(located: Located, network: Network, settings: PredictorSettings) -> int:
@@ -167,20 +179,6 @@ def _pinned(source: Source, settings: PredictorSettings) -> tuple[Source, str]:
     if resolved.digest is None:
         raise PackageRefused(f"expected a digest for {source.uri}, seen none; nothing loads unpinned")
     return resolved, resolved.digest
-
-
-def _needed_bytes(
-    manifest: Manifest, source: Source, settings: PredictorSettings, stored: str = precision.FLOAT32
-) -> int:
-    """The weights and the largest batch. Activations are those of one batch at a time, of any version.
-
-    While `auto` compares two precisions the weights are there in both; what is attested needs no comparison.
-    """
-    compares = settings.dtype == precision.AUTO and CALIBRATION in manifest.files and not source.attestations.agreements
-    weights = _weights_size(manifest)
-    if settings.dtype != precision.AUTO:
-        weights = precision.stored_bytes_in(weights, stored, settings.dtype)
-    return weights + (weights // 2 if compares else 0) + _batch_bytes(manifest, settings)
 
 
 def _weights_size(manifest: Manifest) -> int:
@@ -238,6 +236,10 @@ def _null_network(source: Source, settings: PredictorSettings) -> Network:
     if source.digest not in (None, seen):
         raise PackageRefused(f"expected the model package {source.digest}, seen {seen} for {source.uri}")
     return network
+
+
+def _asked(source: Source, settings: PredictorSettings, check: Callable[[], None]) -> Asked:
+    return Asked(settings.dtype, source.attestations, settings.model_cache, settings.calibration_seconds, check)
 
 
 def _torch_network(package: Package, source: Source, settings: PredictorSettings, check: Callable[[], None]) -> Network:
