@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import gc
 import weakref
 from collections.abc import AsyncIterator, Sequence
@@ -17,9 +18,10 @@ import pytest
 
 from testbed.predictors import Predictor, null_images, running_predictor, v2_document, v2_outputs
 from testbed.processes import running
-from whimbrel.core.errors import NotFound, PackageRefused, PresetMismatch
+from whimbrel.core.errors import NotFound, PackageRefused, PresetMismatch, Unavailable
 from whimbrel.core.kserve_sdk import InferInput, InferRequest
-from whimbrel.core.package import Preset
+from whimbrel.core.package import Preset, write_manifest
+from whimbrel.predictors.batcher import device_threads
 from whimbrel.predictors.combining import Voice, check_combines, combined, digest_of
 from whimbrel.predictors.ensemble import EnsembleModel
 from whimbrel.predictors.inference_requests import RequestLimits
@@ -27,6 +29,7 @@ from whimbrel.predictors.model import PredictorModel
 from whimbrel.predictors.named_models import Rule
 from whimbrel.predictors.network import Description
 from whimbrel.predictors.null_network import null_network
+from whimbrel.predictors.residents import Residents
 from whimbrel.predictors.settings import PredictorSettings
 from whimbrel.predictors.sources import Source
 from whimbrel.predictors.start import serving
@@ -244,6 +247,62 @@ async def test_another_preset_is_answered_with_the_members() -> None:
 
         assert mismatch.value.preset["height"] == 8
         assert mismatch.value.model_digest == ensemble.digest_of("a:null+b:null") != DIGEST
+
+
+@pytest.mark.torch
+@pytest.mark.anyio
+async def test_labels_are_those_of_what_has_loaded(tmp_path: Path) -> None:
+    """Not of a version whose load failed; and of two first ones that load at once, the second is refused."""
+    (tmp_path / "model.safetensors").write_bytes(b"no weights")
+    fields = {"task": "classification", "architecture": "torchvision:resnet18", "labels": ["only one"]}
+    broken = write_manifest(tmp_path, {**fields, "preset": {"height": 8, "width": 8}}, ["model.safetensors"])
+    settings = PredictorSettings(model=["a=null:10", "b=null:10"], ensemble=["both=vote:a,b"])
+    models = {name: PredictorModel(name, RequestLimits(10, 3)) for name in ("a", "b")}
+    ensemble = EnsembleModel(settings.ensemble[0], models, RequestLimits(10, 3))
+    with device_threads() as threads:
+        for name, model in models.items():
+            model.serve(Residents(name, settings, threads, functools.partial(ensemble.admit, name)))
+        with pytest.raises(PackageRefused, match="expected safetensors"):
+            await models["a"].residents.load(Source("1", tmp_path.as_uri(), broken.digest))
+        assert ensemble.get_input_types() == []
+
+        loads = (load(models["a"], "1", OTHER), load(models["b"], "1"))
+        refused = [each for each in await asyncio.gather(*loads, return_exceptions=True) if each is not None]
+        assert [type(each) for each in refused] == [PackageRefused]
+        kind = OTHER if models["a"].versions else "null:10"
+        for model in models.values():
+            if not model.versions:
+                await load(model, "2", kind)
+        assert len(ensemble.versions) == 1
+        for model in models.values():
+            await model.residents.close()
+
+
+@pytest.mark.anyio
+async def test_a_member_that_another_one_fails_has_lost_no_client() -> None:
+    def left(name: str) -> float:
+        from prometheus_client import REGISTRY
+
+        labels = {"model": name, "version": "null", "status": "499"}
+        return REGISTRY.get_sample_value("whimbrel_predictor_requests_total", labels) or 0.0
+
+    async with both(null_delay_seconds=0.2) as (ensemble, models):
+        current = models["b"].residents.current
+        assert current is not None
+        before = left("a"), left("both")
+        current.batcher._closing = True  # as at its end: it takes no more
+        with pytest.raises(Unavailable):
+            await asked(ensemble, 1)
+        assert (left("a"), left("both")) == before
+        current.batcher._closing = False
+
+        asking = asyncio.create_task(asked(ensemble, 1))
+        while models["a"].residents.current.users == 0:  # type: ignore[union-attr] # noqa: ASYNC110
+            await asyncio.sleep(0)
+        asking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+        assert left("a") == before[0] + 1
 
 
 def test_members_that_cannot_be_combined_end_the_start(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """A model whose answer is made of other models' of this process, which compute it in their own batches.
 
-What it is, the task, the labels and the preset, is settled by the first member's version that loads; a version of a
-member with another one is refused before it loads, so that the members can be swapped one by one while it serves.
+What it is, the task, the labels and the preset, is what the members' loaded versions are; a version of a member with
+another one is refused before it loads, so that the members can be swapped one by one while it serves.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from fractions import Fraction
@@ -71,7 +71,6 @@ class EnsembleModel(Model):  # type: ignore[misc]
         self._rule, self._limits = named.rule, limits
         shares = combining.shares({member.name: member.weight for member in named.members})
         self._members = [(models[name], share) for name, share in shares.items()]
-        self._settled: tuple[str, Description] | None = None
         self._metrics = VersionMetrics(named.name)
         # By version, the members' versions in it: names only, so that nothing keeps what has left in memory.
         self._counted: dict[str, tuple[tuple[PredictorModel, str], ...]] = {}
@@ -82,13 +81,21 @@ class EnsembleModel(Model):  # type: ignore[misc]
         return frozenset(member.name for member, _ in self._members)
 
     def admit(self, member: str, located: Located) -> None:
-        """Raises PackageRefused for a version of `member` that cannot be combined with the others."""
+        """Raises PackageRefused for a version of `member` that cannot be combined with what is loaded of the members.
+
+        Asked before a load and at its end: of two first ones that load at once, the other may be there by then.
+        """
         arriving = (f"{member} {located.version!r}", located.description)
         combining.check_combines(self.name, self._settled or arriving, arriving)
-        self._settled = self._settled or arriving
 
     async def healthy(self) -> bool:
         return all([await member.healthy() for member, _ in self._members])
+
+    @property
+    def _settled(self) -> tuple[str, Description] | None:
+        """A version that is loaded, by its name, and what it and so all others are."""
+        loaded = ((member.name, resident) for member, _ in self._members for resident in member.loaded)
+        return next(((f"{name} {each.version!r}", each.description) for name, each in loaded), None)
 
     @property
     def versions(self) -> list[str]:
@@ -157,18 +164,23 @@ class EnsembleModel(Model):  # type: ignore[misc]
         return self._named(version).task.description.digest
 
     def get_input_types(self) -> list[dict[str, Any]]:
-        return input_types(self._settled[1]) if self._settled else []
+        settled = self._settled
+        return input_types(settled[1]) if settled else []
 
     def get_output_types(self) -> list[dict[str, Any]]:
-        return output_types(Classification(self._settled[1])) if self._settled else []
+        settled = self._settled
+        return output_types(Classification(settled[1])) if settled else []
 
     async def _voices(
         self, combination: Combination, asked: Asked, deadline: float | None, *, live: bool
     ) -> list[Voice]:
         """The first member that fails fails the answer; what the others have not begun is not computed."""
+        asking: list[asyncio.Task[Voice]] = []
         try:
             async with asyncio.TaskGroup() as group:
-                asking = [group.create_task(_voice(part, asked, deadline, live=live)) for part in combination.parts]
+                asking += (
+                    group.create_task(_voice(part, asked, deadline, asking, live=live)) for part in combination.parts
+                )
         except ExceptionGroup as failures:
             raise failures.exceptions[0] from None
         return [task.result() for task in asking]
@@ -212,12 +224,23 @@ class EnsembleModel(Model):  # type: ignore[misc]
         self._metrics.count(version, live=live, **what)
 
 
-async def _voice(part: Part, asked: Asked, deadline: float | None, *, live: bool) -> Voice:
-    """All its scores; counted as any other request that its version is given."""
+async def _voice(
+    part: Part, asked: Asked, deadline: float | None, asking: Sequence[asyncio.Task[Voice]], *, live: bool
+) -> Voice:
+    """All its scores; counted as any other request that its version is given, but when another one of those `asking`
+    has failed: then nobody wants it any more, though no client has left."""
     task, metrics = part.resident.task, part.member.residents.metrics
     count = functools.partial(metrics.count, part.resident.version, live=live)
     with tallied(count, part.resident.description.digest) as tally:
         tally.images = len(asked.images)
-        outputs = await part.resident.batcher.infer(asked.images, len(task.description.labels), deadline)
+        try:
+            outputs = await part.resident.batcher.infer(asked.images, len(task.description.labels), deadline)
+        except asyncio.CancelledError:
+            tally.counts = not any(map(_has_failed, asking))
+            raise
         task.check_finite(outputs[SCORES], SCORES)
     return Voice(outputs, part.share)
+
+
+def _has_failed(asking: asyncio.Task[Voice]) -> bool:
+    return asking.done() and not asking.cancelled() and asking.exception() is not None

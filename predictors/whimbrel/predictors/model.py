@@ -22,7 +22,7 @@ from whimbrel.predictors.inference_requests import (
     version_of,
 )
 from whimbrel.predictors.network import Description
-from whimbrel.predictors.residents import Residents
+from whimbrel.predictors.residents import Resident, Residents
 from whimbrel.predictors.tally import tallied
 from whimbrel.predictors.tasks.task import Task
 from whimbrel.predictors.versions import rows
@@ -50,8 +50,12 @@ class PredictorModel(Model):  # type: ignore[misc]
         return self._residents
 
     @property
+    def loaded(self) -> list[Resident]:
+        return list(self._residents.roles.values()) if self._residents else []
+
+    @property
     def versions(self) -> list[str]:
-        return [each.version for each in self._residents.roles.values()] if self._residents else []
+        return [each.version for each in self.loaded]
 
     async def healthy(self) -> bool:
         residents = self._residents

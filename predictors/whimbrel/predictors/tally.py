@@ -16,9 +16,11 @@ CLIENT_LEFT = 499  # as nginx has it
 
 @dataclass(slots=True)
 class Tally:
-    """`images`: 1 until the request is read."""
+    """`images`: 1 until the request is read. `counts`: False where it came to nothing by no fault and no wish of its
+    own."""
 
     images: int = 1
+    counts: bool = True
 
 
 @contextmanager
@@ -29,7 +31,8 @@ def tallied(count: Callable[..., None], digest: str) -> Iterator[Tally]:
     try:
         yield tally
     except asyncio.CancelledError:
-        count(status=CLIENT_LEFT, outcome="Left", images=tally.images)
+        if tally.counts:
+            count(status=CLIENT_LEFT, outcome="Left", images=tally.images)
         raise
     except Exception as error:
         known = error if isinstance(error, WhimbrelError) else None
