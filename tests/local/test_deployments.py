@@ -46,6 +46,11 @@ def deployment(name: str = "web", **spec: Any) -> dict[str, Any]:
     return {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": metadata, "spec": given | spec}
 
 
+NAMELESS = {
+    "template": {"metadata": {"labels": {"app": "web"}}, "spec": {"containers": [{"image": "whimbrel/eventing"}]}}
+}
+
+
 def pods(old: str = "", new: str = "", said: str = "") -> list[PodOf]:
     """One for each letter: R is ready, n is not."""
     return [
@@ -131,6 +136,7 @@ def test_its_status_says_how_far_it_is(
     [
         ({"replicas": 33}, "spec.replicas: "),
         ({"paused": True}, "spec.paused"),
+        (NAMELESS, "spec.template.spec.containers[0].name: "),
         ({"selector": {"matchLabels": {"app": "other"}}}, "expected labels of its own template"),
         ({"strategy": {"rollingUpdate": {"maxSurge": "half"}}}, "expected a number or a percentage"),
         ({"strategy": {"type": "Recreate", "rollingUpdate": {}}}, "expected no rollingUpdate"),

@@ -219,9 +219,17 @@ class _CeOverrides(_Value):
     extensions: dict[str, str] = {}
 
 
+class _NamedContainer(_Container):
+    name: str = Field(min_length=1, max_length=63)  # which KServe and Knative give where there is none
+
+
+class _NamedPod(_Value):
+    containers: tuple[_NamedContainer, ...] = Field(min_length=1, max_length=1)
+
+
 class _PodTemplate(_Value):
     metadata: _TemplateMetadata | None = None
-    spec: _Pod
+    spec: _NamedPod
 
 
 class _ContainerSourceSpec(_Value):

@@ -15,7 +15,7 @@ _NAME_LETTERS = "bcdfghjklmnpqrstvwxz2456789"  # Kubernetes' own, which spell no
 
 
 def of_revision(revision: Object) -> dict[str, Any]:
-    """A pod's, with what Knative tells every container."""
+    """A pod's, with what Knative tells every container, and the name that a container has where nothing names it."""
     name = revision["metadata"]["name"]
     service = names.labels_of(revision)[names.SERVICE_LABEL]
     given = [
@@ -25,7 +25,8 @@ def of_revision(revision: Object) -> dict[str, Any]:
     ]
     # As long as a request may take, one that is being answered is waited for.
     spec = revision["spec"] | {
-        "terminationGracePeriodSeconds": revision["spec"].get("timeoutSeconds", _TIMEOUT_SECONDS)
+        "containers": [{"name": _container_name(revision), **each} for each in revision["spec"]["containers"]],
+        "terminationGracePeriodSeconds": revision["spec"].get("timeoutSeconds", _TIMEOUT_SECONDS),
     }
     metadata = {
         "labels": names.labels_of(revision) | {names.REVISION_LABEL: name},
@@ -51,6 +52,11 @@ def pod(owner: Object, prefix: str, template: Mapping[str, Any], digest: str) ->
         },
         "spec": spec | {"nodeName": "localhost", "restartPolicy": "Always"},
     }
+
+
+def _container_name(revision: Object) -> str:
+    """KServe's and Knative's."""
+    return "kserve-container" if names.INFERENCE_SERVICE_LABEL in names.labels_of(revision) else "user-container"
 
 
 def _labels_of_a_source(owner: Object) -> dict[str, str]:
