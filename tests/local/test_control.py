@@ -26,11 +26,12 @@ from whimbrel.local.api.kinds import Kind, by_kind
 from whimbrel.local.api.metadata import Object
 from whimbrel.local.api.storage import Storage
 from whimbrel.local.applying import apply
-from whimbrel.local.control import names, pods
+from whimbrel.local.control import names, pods, routing
 from whimbrel.local.control.door import verdict
-from whimbrel.local.control.outcome import Facts, Outcome
+from whimbrel.local.control.outcome import Facts, Outcome, Tried
 from whimbrel.local.control.passes import run
 from whimbrel.local.control.pods import Seen
+from whimbrel.local.control.retries import Retries
 from whimbrel.local.control.routing import RoutePlan
 from whimbrel.local.control.world import World
 from whimbrel.local.environment import machine_environment
@@ -54,6 +55,7 @@ class Machine:
     now: datetime = field(default_factory=lambda: datetime.now(UTC))
     outcome: Outcome = field(default_factory=Outcome)
     brokers: frozenset[tuple[str, str]] = frozenset()
+    resting: frozenset[Tried] = frozenset()
 
     def apply(self, *documents: str) -> None:
         apply(self.storage, verdict, [each for text in documents for each in yaml.safe_load_all(text)])
@@ -106,6 +108,8 @@ class Machine:
     def _facts(self) -> Facts:
         return Facts(
             *(self.seen, self.replicas, self._port, GATEWAY, BROKER_PORT, self.brokers, 60.0, 4, self.now),
+            before=self.outcome,
+            resting=self.resting,
         )
 
     def _port(self, service: str) -> int:
@@ -452,6 +456,98 @@ def test_an_object_that_cannot_be_read_stops_no_other(machine: Machine) -> None:
 
     assert machine.condition(kinds.INFERENCE_SERVICE, "one") == "True"
     assert any(each.startswith("InferenceService default/odd") for each in machine.outcome.unready)
+
+
+ALWAYS_ON = """
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: watcher}
+spec:
+  selector: {matchLabels: {app: watcher}}
+  template:
+    metadata: {labels: {app: watcher}}
+    spec: {containers: [{name: watcher, image: whimbrel/eventing, args: [source, sqs]}]}
+"""
+
+
+STEADY = """
+apiVersion: sources.knative.dev/v1
+kind: ContainerSource
+metadata: {name: steady}
+spec:
+  sink: {uri: "http://somewhere/path"}
+  template: {spec: {containers: [{name: source, image: whimbrel/eventing, args: [source, sqs]}]}}
+"""
+PLAIN = """
+apiVersion: serving.knative.dev/v1
+kind: Service
+metadata: {name: plain}
+spec: {template: {spec: {containers: [{image: whimbrel/predictors}]}}}
+"""
+
+
+def asked_for(machine: Machine) -> tuple[list[tuple[tuple[str, str], str]], list[Any], list[RoutePlan]]:
+    """What runs, how many of each revision, and what leads to them."""
+    outcome = machine.outcome
+    running = sorted((names.of(pod), kind) for pod, kind in outcome.pods)
+    return running, sorted(outcome.revisions, key=str), sorted(outcome.routes, key=str)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "damage"),
+    [
+        (kinds.REVISION, "one-predictor-00001", {"containerConcurrency": "many"}),
+        (kinds.KNATIVE_SERVICE, "plain", {"traffic": [{"percent": "much"}]}),
+        (kinds.DEPLOYMENT, "watcher", {"strategy": {"rollingUpdate": {"maxSurge": "most"}}}),
+        (kinds.CONTAINER_SOURCE, "steady", {"sink": {"ref": {}}}),
+    ],
+)
+def test_a_step_that_fails_leaves_what_runs_as_it_is(
+    machine: Machine, kind: Kind, name: str, damage: dict[str, Any]
+) -> None:
+    machine.apply(service(), PLAIN, ALWAYS_ON, STEADY)
+    machine.settle()
+    before = asked_for(machine)
+    assert [len(each) for each in before] == [4, 2, 4]
+    machine.storage.modify(kind, "default", name, lambda found: {**found, "spec": found["spec"] | damage})
+    machine.once()
+
+    assert asked_for(machine) == before
+    assert len(machine.outcome.failed) == 1
+    (told,) = machine.outcome.happened
+    assert (told[0]["metadata"]["name"], told[1:3]) == (name.removesuffix("-00001"), ("Warning", "InternalError"))
+
+    machine.resting = frozenset(machine.outcome.failed)
+    machine.once()
+    assert (asked_for(machine), machine.outcome.failed, machine.outcome.happened) == (before, set(), [])
+    assert any("is tried again" in each for each in machine.outcome.unready)
+
+
+def test_a_route_that_cannot_be_told_stays(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine.apply(service(), PLAIN)
+    machine.settle()
+    before = asked_for(machine)
+
+    def fails(*_: Any) -> Any:
+        raise ValueError("a defect")
+
+    monkeypatch.setattr(routing, "routes", fails)
+    machine.once()
+    assert asked_for(machine) == before
+    assert {step for *_, step in machine.outcome.failed} == {"_routes"}
+
+
+def test_what_fails_is_tried_again_later_and_later_and_at_once_when_it_is_changed() -> None:
+    retries, first, changed = Retries(), ("uid", 1, "step"), ("uid", 2, "step")
+    assert retries.note((), {first}, now=0.0) == 1
+    assert retries.resting(0.5) == {first}
+    assert not retries.resting(1.0)
+    assert retries.note({first}, (), now=0.5) is None  # it rested
+    assert [retries.note((), {first}, now=100.0 * n) for n in range(1, 8)] == [2, 4, 8, 16, 32, 60, 60]
+    assert changed not in retries.resting(700.0)
+    assert retries.note({first}, {changed}, now=700.0) == 1
+    assert retries.note({first}, (), now=700.5) is None  # the changed one went well
+    assert retries.note((), {changed}, now=702.0) == 1
 
 
 # References, environments, images

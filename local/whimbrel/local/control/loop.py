@@ -19,6 +19,7 @@ from whimbrel.local.control.fronts import Fronts
 from whimbrel.local.control.outcome import Facts, Outcome
 from whimbrel.local.control.passes import run
 from whimbrel.local.control.recorder import Recorder
+from whimbrel.local.control.retries import Retries
 from whimbrel.local.control.scaler import Scaler
 from whimbrel.local.control.world import World
 from whimbrel.local.ingress.replicas import Replicas
@@ -61,6 +62,7 @@ class Controllers:
         self._due = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self._world = World(storage)
+        self._retries = Retries()
         self._told: dict[tuple[str, str], tuple[int, str]] = {}
         self.outcome: Outcome | None = None
         self.version = 0  # of the objects that the last pass saw
@@ -96,6 +98,7 @@ class Controllers:
         self._due.clear()
 
     async def _once(self) -> None:
+        resting = self._retries.resting(self._loop.time())
         facts = Facts(
             seen=self._fleet.seen(),
             replicas=self._scaler.wanted,
@@ -107,8 +110,13 @@ class Controllers:
             most_replicas=self._limits.most_replicas,
             now=datetime.now(UTC),
             ending=self._fleet.ending(),
+            before=self.outcome or Outcome(),
+            resting=resting,
         )
         version, world, outcome = await asyncio.to_thread(self._pass, facts)
+        again = self._retries.note(resting, outcome.failed, self._loop.time())
+        if again is not None:
+            self._loop.call_later(again, self.wake)
         self._scaler.follow(outcome.revisions)
         await self._fronts.follow(outcome.routes, self._scaler.replicas)
         self._broker.configure(outcome.broker)

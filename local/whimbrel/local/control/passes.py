@@ -26,7 +26,7 @@ from whimbrel.local.control import (
     serving,
     templates,
 )
-from whimbrel.local.control.outcome import Facts, Outcome, RevisionPlan
+from whimbrel.local.control.outcome import Facts, Outcome, RevisionPlan, Tried
 from whimbrel.local.control.pod_sets import PodSets
 from whimbrel.local.control.pods import Seen
 from whimbrel.local.control.routing import Key
@@ -36,6 +36,7 @@ from whimbrel.local.rollout import read_traffic
 logger = logging.getLogger(__name__)
 
 _PROGRESS_SECONDS = 600.0
+Step = Callable[[Object], None]
 
 
 def run(world: World, facts: Facts) -> Outcome:
@@ -55,26 +56,48 @@ class _Pass:
         for service in self._present(kinds.INFERENCE_SERVICE):
             self._alone(service, self._knative_services)
         for service in self._present(kinds.KNATIVE_SERVICE):
-            self._alone(service, self._knative_service)
+            self._alone(service, self._knative_service, self._keep_revisions)
         for service in self._present(kinds.INFERENCE_SERVICE):
             self._alone(service, self._inference_status)
         self._eventing()
         for deployment in self._present(kinds.DEPLOYMENT):
-            self._alone(deployment, self.pods.of_deployment)
+            self._alone(deployment, self.pods.of_deployment, self.pods.keep)
         self.pods.write_statuses()
         for service in self._present(kinds.KNATIVE_SERVICE):
-            self._alone(service, lambda each: self.outcome.routes.extend(routing.routes(self.world, each)))
+            self._alone(service, self._routes, self._keep_routes)
         self._readiness()
         return self.outcome
 
-    def _alone(self, found: Object, step: Callable[[Object], None]) -> None:
-        """What is wrong with one object stops no other."""
-        try:
-            step(found)
-        except Exception:
-            named = f"{found['kind']} {'/'.join(names.of(found))}"
-            logger.exception("%s is left as it is", named)
-            self.outcome.unready.append(f"{named} (it cannot be read; see the log)")
+    def _alone(self, found: Object, step: Step, keep: Step = lambda _: None) -> None:
+        """What is wrong with one object stops no other, and no process of its own: `keep` has them go on as they are
+        until the step is made again."""
+        named, tried = f"{found['kind']} {'/'.join(names.of(found))}", _tried(found, step)
+        if tried not in self.facts.resting:
+            try:
+                step(found)
+            except Exception as error:
+                logger.exception("%s is left as it is, and tried again", named)
+                self.outcome.failed.add(tried)
+                self.outcome.tell(found, "InternalError", f"{type(error).__name__}: {error}", "Warning")
+            else:
+                return
+        keep(found)
+        self.outcome.unready.append(f"{named} (a step of its controller fails and is tried again; see the log)")
+
+    def _keep_revisions(self, service: Object) -> None:
+        planned = {plan.key for plan in self.outcome.revisions}
+        before = {plan.key: plan for plan in self.facts.before.revisions}
+        for revision in self.world.owned(kinds.REVISION, service):
+            self.pods.keep(revision)
+            key = names.of(revision)
+            if key not in planned and key in before:
+                self.outcome.revisions.append(before[key])
+
+    def _routes(self, service: Object) -> None:
+        self.outcome.routes += routing.routes(self.world, service)
+
+    def _keep_routes(self, service: Object) -> None:
+        self.outcome.routes += [plan for plan in self.facts.before.routes if plan.owner == names.of(service)]
 
     # InferenceServices
 
@@ -214,7 +237,7 @@ class _Pass:
             self._tell_ready(kinds.TRIGGER, trigger, status)
             world.set_status(kinds.TRIGGER, trigger, status)
         for source in self._present(kinds.CONTAINER_SOURCE):
-            self._alone(source, self._source)
+            self._alone(source, self._source, self.pods.keep)
         for binding in self._present(kinds.SINK_BINDING):
             bound = len(eventing.subjects(world, binding))
             world.set_status(kinds.SINK_BINDING, binding, eventing.binding_status(world, binding, bound, now))
@@ -225,7 +248,7 @@ class _Pass:
         owned = self.world.owned(kinds.POD, source)
         if given is None:  # what runs may go on: its sink keeps its address
             running = owned
-            self.outcome.pods += [(pod, "ContainerSource") for pod in running]
+            self.pods.keep(source)
         else:
             template = serving.with_environment(source["spec"]["template"], given)
             running = self.pods.of(source, names.of(source)[1], template, 1)
@@ -263,6 +286,10 @@ class _Pass:
             name = found["metadata"]["name"]
             message = after.message or f"{kind.kind} {name!r} is {'' if ready else 'not '}ready"
             self.outcome.tell(found, reason, message, "Normal" if after.status == "True" else "Warning")
+
+
+def _tried(found: Object, step: Step) -> Tried:
+    return found["metadata"]["uid"], found["metadata"].get("generation", 1), step.__name__
 
 
 def _deadline(annotations: Mapping[str, str]) -> float:

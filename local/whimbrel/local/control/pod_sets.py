@@ -40,6 +40,12 @@ class PodSets:
         self._outcome.pods += [(pod, owner["kind"]) for pod in current]
         return current
 
+    def keep(self, owner: Object) -> None:
+        """Those that it has, as they are."""
+        listed = {names.of(pod) for pod, _ in self._outcome.pods}
+        kept = [pod for pod in self._owned(owner) if names.of(pod) not in listed]
+        self._outcome.pods += [(pod, owner["kind"]) for pod in kept]
+
     def of_deployment(self, deployment: Object) -> None:
         """One step towards what it says, and its status."""
         template = deployments.template_of(deployment, eventing.bound_environment(self._world, deployment))

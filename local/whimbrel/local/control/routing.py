@@ -17,8 +17,10 @@ Shares = tuple[tuple[int, Key], ...]
 
 @dataclass(frozen=True, slots=True)
 class RoutePlan:
-    """A service, or a tag of one (`service` is then empty, and `name` is TAG-SERVICE), and each revision's weight."""
+    """A service, or a tag of one (`service` is then empty, and `name` is TAG-SERVICE), and each revision's weight.
+    `owner`: the Knative service."""
 
+    owner: Key
     name: str
     kind: str  # that a user applied
     host: str
@@ -40,12 +42,15 @@ def routes(world: World, service: Object) -> list[RoutePlan]:
     owner = names.labels_of(service).get(names.INFERENCE_SERVICE_LABEL, "")
     kind = "InferenceService" if owner else "Service"
     qualified = names.qualified(name, namespace)
-    found = [RoutePlan(qualified, kind, host, qualified, shares, timeout) for host in _hosts(world, service, owner)]
+    key = names.of(service)
+    found = [
+        RoutePlan(key, qualified, kind, host, qualified, shares, timeout) for host in _hosts(world, service, owner)
+    ]
     for target in traffic:
         if target.tag:
             tagged = f"{target.tag}-{qualified}"
             host = names.host(f"{target.tag}-{name}", namespace)
-            found.append(RoutePlan(tagged, kind, host, "", ((100, (namespace, target.revision)),), timeout))
+            found.append(RoutePlan(key, tagged, kind, host, "", ((100, (namespace, target.revision)),), timeout))
     return found
 
 
