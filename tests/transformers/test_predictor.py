@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,12 +18,15 @@ from testbed.processes import free_port
 from whimbrel.core.errors import PresetMismatch, TryAgain, Unavailable, UndecodableImage
 from whimbrel.core.package import Preset
 from whimbrel.core.results import Prediction, ResultModel
+from whimbrel.core.settings import load
 from whimbrel.core.tensors import PRESET_DIGEST, TOP_K
+from whimbrel.transformers import predictor_http
 from whimbrel.transformers.answers import Answer, Inference, Named, answer_of, error_of
-from whimbrel.transformers.connect import addressed
+from whimbrel.transformers.connect import addressed, predictor_of
 from whimbrel.transformers.grpc_inference import GrpcInference
 from whimbrel.transformers.predictor import MAX_TRIES, PATIENCE, Predictor
 from whimbrel.transformers.rest_inference import RestInference
+from whimbrel.transformers.settings import TransformerSettings
 
 pytestmark = pytest.mark.anyio
 
@@ -226,6 +231,28 @@ async def test_a_predictor_that_is_away_is_tried_again(protocol: str) -> None:
         await asked.infer(np.zeros((1, 8, 8, 3), np.uint8), {TOP_K: 1}, "request")
     assert away.value.headers() == {"retry-after": "2"}
     await asked.close()
+
+
+@pytest.mark.parametrize(("tls", "reads"), [("false", 0), ("true", 1)])
+async def test_certificates_are_read_once_for_all_ways_to_predictors_and_only_for_tls(
+    tls: str, reads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two models, each with the ways to its two tags."""
+    seen, read = [], ssl.SSLContext.load_verify_locations
+
+    def counted(context: ssl.SSLContext, *arguments: Any, **named: Any) -> None:
+        seen.append(context)
+        read(context, *arguments, **named)
+
+    monkeypatch.setattr(ssl.SSLContext, "load_verify_locations", counted)
+    predictor_http._trusted.cache_clear()
+    named = ["--model-name", "a", "--predictor-host", "digits", "--model", "b=birds"]
+    arguments = [*named, "--predictor-use-ssl", tls]
+    settings = load(TransformerSettings, arguments, program="transformer")
+    for each in [predictor_of(settings, named) for named in settings.predictors]:
+        await each.close()
+    assert len(settings.predictors) == 2
+    assert len(seen) == reads
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import ssl
 from collections.abc import Mapping
 
 import httpx
@@ -15,6 +17,12 @@ _RETRY_AFTER_SECONDS = 2.0
 _CUT_OFF = 502  # of the gateway in front of it: its process ended in the middle of this request
 
 
+@functools.cache
+def _trusted() -> ssl.SSLContext:
+    """One for all: to read the certificates takes tens of milliseconds. Where there is no TLS, nobody is trusted."""
+    return httpx.create_ssl_context(trust_env=False)
+
+
 class PredictorHttp:
     """`close` it. `twice`: what is cut off by the end of the predictor's process is asked once more."""
 
@@ -26,6 +34,7 @@ class PredictorHttp:
             limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections),
             follow_redirects=False,
             trust_env=False,
+            verify=_trusted() if base_url.startswith("https:") else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
         )
 
     async def post(self, path: str, content: bytes, headers: Mapping[str, str], key: str) -> bytes:
