@@ -16,6 +16,7 @@ from whimbrel.core.sockets import listening_socket
 from whimbrel.local.ingress.gate import Gate
 from whimbrel.local.ingress.replicas import Replicas
 from whimbrel.local.ingress.routes import Failure, Route, Routes, Share
+from whimbrel.local.processes import Address
 
 pytestmark = pytest.mark.anyio
 
@@ -83,6 +84,36 @@ async def test_a_request_waits_while_the_process_starts() -> None:
         behind.becomes_ready(port)
 
         assert (await waiting).json()["body"] == "early"
+
+
+async def test_who_waits_for_a_revision_that_loses_its_traffic_is_answered_by_the_other() -> None:
+    """As at a rollback from one that crashes; whoever asks it by its tag waits on."""
+    other = Replicas("one-00002")
+    async with serving(ECHO) as port, gateway() as (behind, client):
+        tagged = Route("latest-one", (Share(100, behind.replicas),), 30)
+        before = Route("one", (Share(100, behind.replicas),), 30)
+        behind.routes.replace({HOST: before, f"latest-{HOST}": tagged}, {"one": before})
+        waiting = [
+            asyncio.create_task(client.post("/", content=name.encode(), headers={"host": name}))
+            for name in (HOST, f"latest-{HOST}")
+        ]
+        await behind.waiting(2)
+        other.add("pod", Address(port))
+        after = Route("one", (Share(0, behind.replicas), Share(100, other)), 30)
+        behind.routes.replace({HOST: after, f"latest-{HOST}": tagged}, {"one": after})
+
+        assert (await waiting[0]).json()["host"] == HOST
+        assert (behind.replicas.busy, waiting[1].done()) == (1, False)
+        behind.becomes_ready(port)
+        assert (await waiting[1]).json()["host"] == f"latest-{HOST}"
+
+
+async def test_who_waits_for_a_service_that_is_deleted_is_told_at_once() -> None:
+    async with gateway() as (behind, client):
+        waiting = asyncio.create_task(client.post("/"))
+        await behind.waiting(1)
+        behind.routes.replace({}, {})
+        assert (await waiting).status_code == 404
 
 
 async def test_a_refused_connection_is_tried_again_and_the_body_is_sent_once() -> None:

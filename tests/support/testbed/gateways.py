@@ -29,6 +29,7 @@ class Behind:
     replicas: Replicas
     gateway_port: int
     service_port: int
+    routes: Routes
 
     def becomes_ready(self, port: int) -> Replica:
         return self.replicas.add(f"pod-{port}", Address(port))
@@ -72,7 +73,7 @@ async def gateway(
     url = f"http://127.0.0.1:{ports[0]}"
     try:
         async with httpx.AsyncClient(base_url=url, headers={"host": HOST}, timeout=30, trust_env=False) as client:
-            yield Behind(replicas, *ports), client
+            yield Behind(replicas, ports[0], ports[1], routes), client
     finally:
         for listener in listeners:
             await listener.stop()

@@ -16,6 +16,7 @@ from typing import Protocol
 from whimbrel.core.tensors import KNATIVE_TAG_HEADER
 from whimbrel.local.ingress.gate import Gate
 from whimbrel.local.ingress.outbound import Broken, Outbound
+from whimbrel.local.ingress.replicas import Dismissed
 from whimbrel.local.ingress.routes import Failure
 
 logger = logging.getLogger(__name__)
@@ -151,6 +152,12 @@ class Exchange:
             self._fail(Failure(502, f"the process ended in the middle of the request: {error}"))
 
     async def _exchange(self, gate: Gate) -> None:
+        while True:
+            with contextlib.suppress(Dismissed):
+                return await self._exchange_by_route(gate)
+
+    async def _exchange_by_route(self, gate: Gate) -> None:
+        """As the routes are now. Raises Dismissed, before anything was sent, where they change while it waits."""
         route = gate.route(self._client.service, self._host(), self._header(_TAG))
         replicas = route.choose()
         clock = asyncio.get_running_loop().time

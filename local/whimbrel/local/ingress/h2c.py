@@ -6,6 +6,7 @@ A failure of the gateway's own is UNAVAILABLE to a gRPC client, with the reason,
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -18,6 +19,7 @@ from whimbrel.core.tensors import KNATIVE_TAG_HEADER
 from whimbrel.local.ingress.gate import Gate
 from whimbrel.local.ingress.http2 import Connection, Headers
 from whimbrel.local.ingress.outbound import Broken
+from whimbrel.local.ingress.replicas import Dismissed
 from whimbrel.local.ingress.routes import Failure
 from whimbrel.local.processes import Address
 
@@ -134,6 +136,12 @@ class _Exchange:
             self._client.ended()
 
     async def _exchange(self, gate: Gate) -> None:
+        while True:
+            with contextlib.suppress(Dismissed):
+                return await self._exchange_by_route(gate)
+
+    async def _exchange_by_route(self, gate: Gate) -> None:
+        """As the routes are now. Raises Dismissed, before anything was sent, where they change while it waits."""
         host, tag = (_header(self._headers, name) for name in (b":authority", KNATIVE_TAG_HEADER.encode()))
         route = gate.route(self._client.service, host, tag)
         replicas = route.choose()

@@ -18,6 +18,10 @@ class Overflow(Exception):
     """As many requests wait as may."""
 
 
+class Dismissed(Exception):
+    """The traffic has left this revision while a request waited for it: another one may take it."""
+
+
 @dataclass(eq=False)
 class Replica:
     """One process that takes requests."""
@@ -85,8 +89,15 @@ class Replicas:
         """The average concurrency and the requests a second since the last sample."""
         return self._load.sample(now)
 
+    def dismiss(self) -> None:
+        """Nobody waits here any longer."""
+        waiting, self._waiting = self._waiting, deque()
+        for each in waiting:
+            if not each.done():
+                each.set_exception(Dismissed)
+
     async def take(self, seconds: float) -> Replica | None:
-        """A place at a process; None when there is none within `seconds`. Raises Overflow."""
+        """A place at a process; None when there is none within `seconds`. Raises Overflow, and Dismissed."""
         if not self._waiting and (found := self._free()) is not None:
             found.in_flight += 1
             return found
@@ -99,7 +110,9 @@ class Replicas:
             async with asyncio.timeout(seconds):
                 return await waiting
         except BaseException as error:
-            if waiting.done() and not waiting.cancelled():  # it got a place in the same instant
+            if (
+                waiting.done() and not waiting.cancelled() and waiting.exception() is None
+            ):  # it got a place in the same instant
                 self.give_back(waiting.result())
             elif waiting in self._waiting:
                 self._waiting.remove(waiting)

@@ -39,6 +39,11 @@ class Route:
     timeout_seconds: float
     no_revision: str = "no revision of it was ever ready"
 
+    @property
+    def taking(self) -> frozenset[Replicas]:
+        """Those that requests may go to."""
+        return frozenset(share.replicas for share in self.shares if share.weight or len(self.shares) == 1)
+
     def choose(self) -> Replicas:
         """Raises Failure where nothing takes requests."""
         if len(self.shares) == 1:
@@ -58,8 +63,16 @@ class Routes:
         self._by_tag: Mapping[str, Route] = {}
 
     def replace(self, by_host: Mapping[str, Route], by_service: Mapping[str, Route]) -> None:
+        """Who waits for a revision that has no traffic any more chooses again, by these."""
+        left = [
+            each
+            for name, before in self._by_service.items()
+            for each in before.taking - (by_service[name].taking if name in by_service else frozenset())
+        ]
         self._by_host, self._by_service = dict(by_host), dict(by_service)
         self._by_tag = {route.name: route for route in by_host.values() if route.name not in by_service}
+        for replicas in left:
+            replicas.dismiss()
 
     def at_host(self, host: str) -> Route:
         """Raises Failure for a host that no service has."""
