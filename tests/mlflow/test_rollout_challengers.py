@@ -29,6 +29,7 @@ from whimbrel.mlflow.register import register
 from whimbrel.mlflow.registry_view import list_aliases, set_alias
 from whimbrel.mlflow.rollout.challengers import Challengers
 from whimbrel.mlflow.rollout.known_objects import KnownObject, dump_known_objects
+from whimbrel.mlflow.rollout.resource import Spec, new
 from whimbrel.mlflow.rollout.webhook import signature
 
 BUCKET, SECRET = "challengers", "a secret of the tests, in a file"
@@ -207,6 +208,27 @@ def test_a_lost_webhook_is_made_good_by_the_poll(world: World) -> None:
         controller.wait_until(lambda: phase(world.rollouts("polled"), "polled-2") == "RolledBack", "its end", PATIENCE)
     world.look(templates, Client)
     assert world.rollouts("polled").keys() == {"polled-2"}  # it had its turn
+
+
+def test_what_the_registry_has_no_more_keeps_no_rollout_from_its_end(world: World) -> None:
+    templates = world.model("gone", 1)
+    pointed = [PointedVersion(version=n, uri=f"s3://{BUCKET}/{n}", digest=f"sha256:{n * 64}") for n in ("1", "9")]
+    place = ObjectRef(BUCKET, "gone/pointer.json")
+    given = {
+        "model": "gone",
+        "inferenceService": "gone",
+        "champion": pointed[0],
+        "candidate": pointed[1],
+        "pointer": place.uri,
+        "evidence": f"s3://{BUCKET}/evidence",
+        "policy": {"backtest": None, "steps": [], "gates": {}, "shadowsPerSecond": 0},
+    }
+    with world.controller(templates) as controller, world.api.client() as api:
+        api.post(ROLLOUTS, json=new("default", "gone-9", Spec.model_validate(given))).raise_for_status()
+        controller.wait_until(lambda: phase(world.rollouts("gone"), "gone-9") == "Promoted", "the end", PATIENCE)
+    status = world.rollouts("gone")["gone-9"]["status"]
+    assert "; the alias champion stays where it was: " in status["message"]
+    assert list_aliases(world.registry, "gone") == {"champion": "1"}
 
 
 class Meeting(Client):

@@ -218,6 +218,15 @@ def test_one_that_waits_for_its_champion_leaves_the_traffic_where_it_is(fresh: W
     assert fresh.points_at() == Pointer(current=EQUAL)
 
 
+def test_an_abort_ends_one_whose_traffic_nobody_can_see(fresh: World, controller: Running) -> None:
+    fresh.rollouts.start("nowhere", EQUAL, pointer=f"s3://{BUCKET}/none/pointer.json", inferenceService="none")
+    said = f"expected a model pointer at s3://{BUCKET}/none/pointer.json"
+    controller.wait_until(lambda: said in fresh.rollouts.status("nowhere").get("message", ""), "the reason")
+    fresh.rollouts.decide("nowhere", "Abort")
+    status = fresh.rollouts.ends("nowhere", controller)
+    assert status["message"].startswith(f"aborted by hand, the traffic left: {said}")
+
+
 def by_hand(world: World, change: Callable[[Pointer], Pointer]) -> None:
     read = world.pointer.read()
     assert read is not None

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 import httpx
 from pydantic import Field
 
-from whimbrel.core.errors import InputRefused, WhimbrelError
+from whimbrel.core.errors import InputRefused, NotFound, WhimbrelError
 from whimbrel.core.logs import log_fields
 from whimbrel.core.model_pointer import PointerStore
 from whimbrel.core.references import ObjectRef
@@ -43,7 +43,7 @@ from whimbrel.mlflow.rollout.live_results import ResultsSource, Walk
 from whimbrel.mlflow.rollout.movement import Mover
 from whimbrel.mlflow.rollout.ownership import rivals_of
 from whimbrel.mlflow.rollout.prometheus import PrometheusSource
-from whimbrel.mlflow.rollout.reconcile import JUDGED, LEAVING, Seen, next_move, next_status, wanted
+from whimbrel.mlflow.rollout.reconcile import JUDGED, LEAVING, Seen, ended_unseen, next_move, next_status, wanted
 from whimbrel.mlflow.rollout.resource import ENDS, ModelRollout, Phase, Spec, Status, parse, status_document
 from whimbrel.mlflow.rollout.work import Asking, Work
 
@@ -162,14 +162,21 @@ class Controller:
 
     async def _reconcile(self, rollout: ModelRollout) -> None:
         mover = self._mover(rollout)
-        traffic = await mover.look()
+        try:
+            traffic = await mover.look()
+        except (NotFound, InputRefused) as error:
+            status = ended_unseen(rollout, datetime.now(UTC), str(error))
+            if status is None:
+                raise
+            await self._write(rollout, status)
+            return
         work = self._work(rollout)
         now = datetime.now(UTC)
         evidence = await asyncio.to_thread(work.evidence, rollout, traffic.requests)
         seen = Seen(now, traffic, evidence, work.backtested, work.trouble, await self._rivals(rollout))
         status = await asyncio.to_thread(next_status, rollout, seen)
         if status.phase in ENDS and rollout.status.phase in LEAVING and traffic.like(wanted(rollout)):
-            await self._follow_with_aliases(rollout.spec, traffic.current)
+            status = await self._with_alias_at(traffic.current, rollout.spec, status)
         if status != rollout.status:
             rollout = await self._write(rollout, status)
         if status.claimed is not None and status.claimed == now:
@@ -259,11 +266,18 @@ class Controller:
             logger.info("%s %d%%: %s", status.phase, status.percent, status.message)
         return parse(written)
 
-    async def _follow_with_aliases(self, spec: Spec, serving: str) -> None:
-        """Before the end is written, so that a kill between the two does it again."""
+    async def _with_alias_at(self, serving: str, spec: Spec, status: Status) -> Status:
+        """The champion's, before the end is written, so that a kill between the two does it again. What the registry
+        no longer has, no later round finds: the end says so."""
         uri = self._settings.mlflow_tracking_uri
-        if uri is not None:
+        if uri is None:
+            return status
+        try:
             await asyncio.to_thread(registry_view.set_alias, uri, spec.model, registry_view.CHAMPION, serving)
+        except NotFound as error:
+            told = f"{status.message}; the alias {registry_view.CHAMPION} stays where it was: {error}"
+            return status.model_copy(update={"message": told})
+        return status
 
     async def _forget(self, alive: AbstractSet[str]) -> None:
         for uid in self._works.keys() - alive:

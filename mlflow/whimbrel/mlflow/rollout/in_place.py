@@ -32,7 +32,8 @@ class InPlace:
             current=pointer.current.version,
             candidate=candidate.version if candidate else None,
             percent=round(pointer.share),
-            arrived=all(replica.synced and replica.pointer_etag == read.etag for replica in replicas),
+            arrived=not _lagging(replicas, read.etag),
+            lacks=_lacks(_lagging(replicas, read.etag), len(replicas)),
             failed=_refusal(replicas, read.etag, candidate or pointer.current),
             requests={replica.uid: _counts(replica) for replica in replicas},
         )
@@ -61,6 +62,18 @@ class InPlace:
             ) from None
         assert read is not None  # noqa: S101 only a read by a known eTag is
         return read
+
+
+def _lagging(replicas: list[Replica], etag: str) -> list[Replica]:
+    return [each for each in replicas if not (each.synced and each.pointer_etag == etag)]
+
+
+def _lacks(lagging: list[Replica], all_: int) -> str | None:
+    """Whom a step waits for, and the first one's reason."""
+    if not lagging:
+        return None
+    reason = next((f"; {each.uid}: {each.error}" for each in lagging if each.error), "")
+    return f"waiting for {len(lagging)} of {all_} replicas to follow the model pointer{reason}"
 
 
 def _counts(replica: Replica) -> dict[str, tuple[int, int]]:

@@ -122,6 +122,14 @@ def next_status(rollout: ModelRollout, seen: Seen) -> Status:
     return rollout.status
 
 
+def ended_unseen(rollout: ModelRollout, now: datetime, why: str) -> Status | None:
+    """Of one that is aborted where nobody can say where its traffic is, as without its InferenceService: else it would
+    never end, and hold up those after it. The traffic is left."""
+    if rollout.spec.aborted is None:
+        return None
+    return rollout.status.entered(Phase.ROLLED_BACK, now, f"{rollout.spec.aborted}, the traffic left: {why}")
+
+
 def _end_before_it_began(rollout: ModelRollout, seen: Seen) -> Status | None:
     status, why = rollout.status, rollout.spec.aborted
     if status.phase is not Phase.PENDING or why is None:

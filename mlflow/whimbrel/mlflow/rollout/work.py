@@ -40,6 +40,7 @@ SHADOWS_A_FILE: Final = 50
 MAX_SHADOWS: Final = 20_000  # of one rollout, an hour's at the default rate; then live requests alone go on telling
 LIVE_SECONDS: Final = 3.0  # between two looks at the results or at Prometheus
 SHADOW_SECONDS: Final = 5.0  # a kill costs the comparisons of this time at most
+LONGEST_PAUSE_SECONDS: Final = 60.0
 _SETTLED_SHADOWS: Final = 30  # of the champion, before anything counts as slow
 
 
@@ -71,6 +72,7 @@ class Work:
         self._blind: str | None = None  # why live traffic is not seen
         self._task: asyncio.Task[None] | None = None
         self._doing: Phase | None = None
+        self._failures, self._not_before = 0, 0.0  # of the task, one after the other; by the loop's clock
         self._shadows: list[Comparison] | None = None
         self._fresh: list[Comparison] = []  # of the shadows, not kept in the store yet
         self._known: frozenset[str] | None = None
@@ -85,7 +87,8 @@ class Work:
         return "; ".join(each for each in (self._trouble, self._blind) if each) or None
 
     def follow(self, rollout: ModelRollout) -> None:
-        """Begin what this phase needs, end what it does not. What failed is begun again at the next call."""
+        """Begin what this phase needs, end what it does not. What failed is begun again at a later call, after a pause
+        that grows."""
         phase = rollout.status.phase
         if phase in JUDGED and self._watching is None:
             self._watching = asyncio.create_task(self._watch(rollout))
@@ -98,7 +101,11 @@ class Work:
         if doing is not self._doing and self._task is not None:
             self._task.cancel()
             self._task = None
+        if doing is not self._doing:
+            self._failures, self._not_before = 0, 0.0
         self._doing = doing
+        if asyncio.get_running_loop().time() < self._not_before:
+            return
         if self._task is None and doing is Phase.BACKTEST and self.report is None:
             self._task = asyncio.create_task(self._told(self._backtest()))
         elif self._task is None and doing is Phase.CANARY:
@@ -152,8 +159,10 @@ class Work:
             await work
         except Exception as error:
             self._trouble = self._told_of(error, self._trouble)
+            self._failures += 1
+            self._not_before = asyncio.get_running_loop().time() + pause_after(self._failures)
         else:
-            self._trouble = None
+            self._trouble, self._failures = None, 0
 
     async def _watch(self, rollout: ModelRollout) -> None:
         """Until cancelled. What cannot be seen is no evidence, and is told."""
@@ -229,6 +238,11 @@ class Work:
             if enough:
                 break
         await asyncio.Event().wait()
+
+
+def pause_after(failures: int) -> float:
+    """Seconds until what failed so often is begun again: it asks the very service that may be in trouble."""
+    return min(2.0 ** (failures - 1), LONGEST_PAUSE_SECONDS)
 
 
 def _void(comparisons: Sequence[Comparison]) -> str | None:
