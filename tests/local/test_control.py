@@ -26,7 +26,7 @@ from whimbrel.local.api.kinds import Kind, by_kind
 from whimbrel.local.api.metadata import Object
 from whimbrel.local.api.storage import Storage
 from whimbrel.local.applying import apply
-from whimbrel.local.control import names, pods, routing
+from whimbrel.local.control import names, pods, replica_sets, routing
 from whimbrel.local.control.door import verdict
 from whimbrel.local.control.outcome import Facts, Outcome, Tried
 from whimbrel.local.control.passes import run
@@ -548,6 +548,46 @@ def test_what_fails_is_tried_again_later_and_later_and_at_once_when_it_is_change
     assert retries.note({first}, {changed}, now=700.0) == 1
     assert retries.note({first}, (), now=700.5) is None  # the changed one went well
     assert retries.note((), {changed}, now=702.0) == 1
+
+
+def test_replica_sets_keep_the_templates_of_a_deployment_and_their_order(machine: Machine) -> None:
+    def asks(name: str) -> None:
+        def changed(found: Object) -> Object:
+            found["spec"]["template"]["spec"]["containers"][0]["args"] = [name]
+            found["spec"]["revisionHistoryLimit"] = 2
+            return found
+
+        machine.storage.modify(kinds.DEPLOYMENT, "default", "watcher", changed)
+        machine.settle()
+
+    def kept() -> dict[str, tuple[int, int]]:
+        """Number and replicas, by what the template asks for."""
+        found = machine.storage.list(kinds.REPLICA_SET)
+        args = [each["spec"]["template"]["spec"]["containers"][0]["args"][0] for each in found]
+        told = [(replica_sets.number(each), each["status"]["replicas"]) for each in found]
+        return dict(zip(args, told, strict=True))
+
+    machine.apply(ALWAYS_ON)
+    machine.settle()
+    for name in "abc":
+        asks(name)
+    assert kept() == {"a": (2, 0), "b": (3, 0), "c": (4, 1)}
+    asks("b")
+    assert kept() == {"a": (2, 0), "b": (5, 1), "c": (4, 0)}
+    deployment = machine.get(kinds.DEPLOYMENT, "watcher")
+    assert names.annotations_of(deployment)[replica_sets.REVISION] == "5"
+
+
+def test_an_annotation_undoes_no_change_that_was_made_meanwhile(machine: Machine) -> None:
+    machine.apply(ALWAYS_ON)
+    world = World(machine.storage)
+    (found,) = world.of(kinds.DEPLOYMENT)
+    machine.storage.modify(
+        kinds.DEPLOYMENT, "default", "watcher", lambda now: {**now, "spec": now["spec"] | {"replicas": 3}}
+    )
+    world.annotate(kinds.DEPLOYMENT, found, {"noted": "here"})
+    now = machine.get(kinds.DEPLOYMENT, "watcher")
+    assert (now["spec"]["replicas"], names.annotations_of(now)["noted"]) == (3, "here")
 
 
 # References, environments, images

@@ -150,6 +150,14 @@ def test_what_cannot_work_is_refused_by_its_path(change: dict[str, Any], said: s
     assert said in refused
 
 
+def test_a_template_as_kubectl_writes_it_is_taken() -> None:
+    found = deployment(strategy={})
+    found["spec"]["template"]["metadata"]["creationTimestamp"] = None
+    found["spec"]["template"]["spec"]["containers"][0]["resources"] = {}
+    assert verdict(found).refused == ()
+    assert deployments.template_of(found) == deployments.template_of(deployment())
+
+
 @pytest.mark.parametrize("scale", [[], {"spec": "three"}, {"spec": {"replicas": "3"}}, {"metadata": "of another"}])
 def test_a_scale_that_is_none_is_refused(scale: Any) -> None:
     with pytest.raises(BadRequest, match="expected"):
@@ -204,6 +212,48 @@ def test_kubectl_rolls_out_scales_and_restarts_it(kubectl: Kubectl, machine: One
     assert "refused" in too_many and "spec.replicas" in too_many
     gone = "no process of it to be left"
     wait_for(lambda: "web" not in {each["name"] for each in machine.status()["components"]}, gone)
+
+
+@needs_kubectl
+def test_kubectl_tells_the_history_and_goes_back(kubectl: Kubectl) -> None:
+    def rolled_out(seconds: str, cause: str) -> None:
+        found = deployment("back", revisionHistoryLimit=2)
+        found["metadata"]["annotations"] = {"kubernetes.io/change-cause": cause}
+        found["spec"]["template"]["metadata"]["annotations"] = {"whimbrel.dev/command": f"sleep {seconds}"}
+        found["spec"]["template"]["spec"] = {"containers": [{"name": "main", "image": "sleeps"}]}
+        kubectl("apply", "-f", "-", given=found)
+        assert "successfully rolled out" in kubectl("rollout", "status", "deploy/back", "--timeout=240s")
+
+    def history() -> list[list[str]]:
+        return [line.split() for line in kubectl("rollout", "history", "deploy/back").splitlines()[2:] if line]
+
+    def command() -> str:
+        path = r"jsonpath={.items[*].metadata.annotations.whimbrel\.dev/command}"
+        return kubectl("get", "pods", "--selector=app=back", "-o", path)
+
+    for seconds in ("1001", "1002", "1003"):
+        rolled_out(seconds, f"for-{seconds}")
+    assert history() == [["1", "for-1001"], ["2", "for-1002"], ["3", "for-1003"]]
+    assert "sleep 1002" in kubectl("rollout", "history", "deploy/back", "--revision=2")
+    back = kubectl("rollout", "undo", "deploy/back")
+    assert "successfully rolled out" in kubectl("rollout", "status", "deploy/back", "--timeout=240s")
+    assert (back.strip(), command()) == ("deployment.apps/back rolled back", "sleep 1002")
+    assert history() == [["1", "for-1001"], ["3", "for-1003"], ["4", "for-1002"]]
+    kubectl("rollout", "undo", "deploy/back", "--to-revision=1")
+    assert "successfully rolled out" in kubectl("rollout", "status", "deploy/back", "--timeout=240s")
+    assert command() == "sleep 1001"
+    rolled_out("1004", "for-1004")
+    kept = [["4", "for-1002"], ["5", "for-1001"], ["6", "for-1004"]]
+    wait_for(lambda: history() == kept, "the end of the oldest")
+    assert "unable to find" in kubectl("rollout", "undo", "deploy/back", "--to-revision=3")
+    assert "apply a Deployment" in kubectl("create", "-f", "-", given=replica_set())
+    kubectl("delete", "deploy", "back")
+    wait_for(lambda: not kubectl("get", "rs", "--selector=app=back", "-o", "name"), "the end of its ReplicaSets")
+
+
+def replica_set() -> dict[str, Any]:
+    found = deployment("own")
+    return found | {"kind": "ReplicaSet"}
 
 
 def listening(log: str) -> str:

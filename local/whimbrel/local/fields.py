@@ -147,7 +147,7 @@ HONOURED: dict[str, tuple[str, ...]] = {
     "Deployment": (
         *_plain_pod("spec.template.spec"),
         *_under("spec.template.metadata", "labels", "annotations"),
-        *_under("spec", "replicas", "selector.matchLabels", "progressDeadlineSeconds"),
+        *_under("spec", "replicas", "selector.matchLabels", "progressDeadlineSeconds", "revisionHistoryLimit"),
         *_under("spec.strategy", "type", "rollingUpdate.maxSurge", "rollingUpdate.maxUnavailable"),
     ),
     "ServingRuntime": (*_pod("spec"), *_under("spec", *_RUNTIME_HONOURED)),
@@ -173,7 +173,7 @@ NOT_ENFORCED: dict[str, tuple[str, ...]] = {
     "Trigger": (),
     "ContainerSource": _plain_pod_not_enforced("spec.template.spec"),
     "SinkBinding": (),
-    "Deployment": (*_plain_pod_not_enforced("spec.template.spec"), "spec.minReadySeconds", "spec.revisionHistoryLimit"),
+    "Deployment": (*_plain_pod_not_enforced("spec.template.spec"), "spec.minReadySeconds"),
     "ServingRuntime": (*_pod_not_enforced("spec"), "spec.annotations", "spec.labels"),
     "ClusterServingRuntime": (*_pod_not_enforced("spec"), "spec.annotations", "spec.labels"),
     "ModelRollout": (),
@@ -189,6 +189,9 @@ class Verdict:
 
     not_enforced: tuple[str, ...]
     refused: tuple[str, ...]
+
+
+_CREATED = "creationTimestamp"
 
 
 def judge(found: dict[str, Any]) -> Verdict:
@@ -224,6 +227,8 @@ def _fields(value: Any, above: set[str], pattern: str = "", path: str = "") -> I
     """Every field, down to where the table ends, as the table's pattern and as the path in this object."""
     if isinstance(value, dict) and pattern in above:
         for name, item in value.items():
+            if name == _CREATED and item is None:
+                continue  # as kubectl writes a template, in which no time is set
             yield from _fields(
                 item, above, f"{pattern}.{name}" if pattern else name, f"{path}.{name}" if path else name
             )

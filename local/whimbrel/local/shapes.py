@@ -273,6 +273,7 @@ class _DeploymentSpec(_Value):
     template: _PodTemplate
     strategy: _Strategy | None = None
     progress_deadline_seconds: int = Field(default=600, ge=1)
+    revision_history_limit: int = Field(default=10, ge=0, le=1000)
 
     @model_validator(mode="after")
     def _selects_its_own(self) -> _DeploymentSpec:

@@ -127,6 +127,16 @@ DEPLOYMENT = Kind(
         AGE,
     ),
 )
+REPLICA_SET = Kind(
+    *("apps", "v1", "ReplicaSet", "replicasets", ("rs",)),
+    categories=("all",),
+    columns=(
+        Column("Desired", ".spec.replicas", "integer"),
+        Column("Current", ".status.replicas", "integer"),
+        Column("Ready", ".status.readyReplicas", "integer"),
+        AGE,
+    ),
+)
 _RBAC = "rbac.authorization.k8s.io"
 ROLE = Kind(_RBAC, "v1", "Role", "roles", has_status=False, columns=(AGE,))
 ROLE_BINDING = Kind(_RBAC, "v1", "RoleBinding", "rolebindings", has_status=False, columns=(AGE,))
@@ -266,8 +276,9 @@ CUSTOM_RESOURCE_DEFINITION = Kind(
 
 KINDS: tuple[Kind, ...] = (
     *(NAMESPACE, POD, SERVICE, CONFIG_MAP, SECRET, SERVICE_ACCOUNT, EVENT, PERSISTENT_VOLUME_CLAIM),
-    *(DEPLOYMENT, ROLE, ROLE_BINDING, CLUSTER_ROLE, CLUSTER_ROLE_BINDING, NETWORK_POLICY, POD_DISRUPTION_BUDGET),
-    *(LEASE, INFERENCE_SERVICE, SERVING_RUNTIME, CLUSTER_SERVING_RUNTIME, CLUSTER_STORAGE_CONTAINER),
+    *(DEPLOYMENT, REPLICA_SET, ROLE, ROLE_BINDING, CLUSTER_ROLE, CLUSTER_ROLE_BINDING),
+    *(NETWORK_POLICY, POD_DISRUPTION_BUDGET, LEASE),
+    *(INFERENCE_SERVICE, SERVING_RUNTIME, CLUSTER_SERVING_RUNTIME, CLUSTER_STORAGE_CONTAINER),
     *(KNATIVE_SERVICE, CONFIGURATION, ROUTE, REVISION, BROKER, TRIGGER, CONTAINER_SOURCE, SINK_BINDING),
     *(MODEL_ROLLOUT, PROMETHEUS_RULE, CUSTOM_RESOURCE_DEFINITION),
 )

@@ -1,6 +1,6 @@
 """Deployments: which pods come and which go, by Kubernetes' rules for a rolling update, and their status; pure.
 
-There are no ReplicaSets: the pods of one template are those with its hash.
+The pods of one template are those with its hash; a ReplicaSet (`replica_sets`) only keeps the template.
 """
 
 from __future__ import annotations
@@ -41,10 +41,15 @@ class Step:
 def template_of(deployment: Object, extra_env: Sequence[Mapping[str, str]] = ()) -> dict[str, Any]:
     """With the label by which Kubernetes tells the pods of one template from those of another.
 
-    `extra_env`: what SinkBindings add to its containers.
+    `extra_env`: what SinkBindings add to its containers. What kubectl writes for nothing, when it goes back to a
+    template, makes no other template of it.
     """
     template = serving.with_environment(deployment["spec"]["template"], extra_env)
-    metadata = template.get("metadata") or {}
+    metadata = {name: value for name, value in (template.get("metadata") or {}).items() if value is not None}
+    for container in template["spec"]["containers"]:
+        if not container.get("resources", True):
+            del container["resources"]
+    template = {**template, "metadata": metadata}
     digest = serving.digest_of(template)[:_HASH_LETTERS]
     labels = dict(metadata.get("labels") or {}) | {names.TEMPLATE_HASH_LABEL: digest}
     return {**template, "metadata": {**metadata, "labels": labels}}

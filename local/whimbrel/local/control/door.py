@@ -17,6 +17,7 @@ from whimbrel.local.control import names, pods
 # Made by the engine, and what a cluster runs and this engine does not.
 _NOT_APPLIED = {
     "Pod": "pods are made for InferenceServices, Knative Services, ContainerSources and Deployments",
+    "ReplicaSet": "apply a Deployment",
     "Configuration": "apply a Knative Service",
     "Route": "apply a Knative Service",
     "Revision": "apply a Knative Service",

@@ -62,7 +62,8 @@ class _Pass:
         self._eventing()
         for deployment in self._present(kinds.DEPLOYMENT):
             self._alone(deployment, self.pods.of_deployment, self.pods.keep)
-        self.pods.write_statuses()
+        for pod, _ in list(self.outcome.pods):
+            self._alone(pod, self.pods.write_status)
         for service in self._present(kinds.KNATIVE_SERVICE):
             self._alone(service, self._routes, self._keep_routes)
         self._readiness()

@@ -8,7 +8,7 @@ from typing import Any
 
 from whimbrel.local.api import kinds
 from whimbrel.local.api.metadata import Object
-from whimbrel.local.control import deployments, eventing, names, pods, serving, templates
+from whimbrel.local.control import deployments, eventing, names, pods, replica_sets, serving, templates
 from whimbrel.local.control.outcome import Facts, Outcome
 from whimbrel.local.control.pods import Seen
 from whimbrel.local.control.world import World, is_leaving
@@ -60,15 +60,34 @@ class PodSets:
             if made is not None:
                 owned[made["metadata"]["name"]] = made
         self._outcome.pods += [(pod, deployment["kind"]) for pod in owned.values()]
+        self._replica_sets(deployment, owned, digest)
         status = deployments.status(deployment, self._read(owned, digest), self._facts.now)
         self._world.set_status(kinds.DEPLOYMENT, deployment, status)
 
-    def write_statuses(self) -> None:
-        for pod, _ in self._outcome.pods:
-            found = self._world.find(kinds.POD, *names.of(pod))
-            if found is not None:
-                seen = self._facts.seen.get(names.of(found), Seen())
-                self._world.set_status(kinds.POD, found, pods.status(found, seen, self._facts.time))
+    def _replica_sets(self, deployment: Object, owned: Mapping[str, Object], digest: str) -> None:
+        """That of this template, those of the ones before, and the number of the newest at the Deployment."""
+        known = self._world.owned(kinds.REPLICA_SET, deployment)
+        now = self._world.ensure(kinds.REPLICA_SET, replica_sets.latest(deployment, known))
+        if now is None:
+            return
+        revision = {replica_sets.REVISION: names.annotations_of(now)[replica_sets.REVISION]}
+        self._world.annotate(kinds.DEPLOYMENT, deployment, revision)
+        pods = self._read(owned, digest)
+        self._world.set_status(kinds.REPLICA_SET, now, replica_sets.status(now, [pod for pod in pods if pod.current]))
+        old = []
+        for each in (each for each in known if each["metadata"]["name"] != now["metadata"]["name"]):
+            its = [pod for pod in pods if not pod.current and _is_of(owned[pod.name], each)]
+            if (written := self._world.ensure(kinds.REPLICA_SET, replica_sets.retired(each, its))) is not None:
+                self._world.set_status(kinds.REPLICA_SET, written, replica_sets.status(written, its))
+                old.append(written)
+        for each in replica_sets.superfluous(deployment, old):
+            self._world.delete(kinds.REPLICA_SET, each)
+
+    def write_status(self, pod: Object) -> None:
+        found = self._world.find(kinds.POD, *names.of(pod))
+        if found is not None:
+            seen = self._facts.seen.get(names.of(found), Seen())
+            self._world.set_status(kinds.POD, found, pods.status(found, seen, self._facts.time))
 
     def _read(self, owned: Mapping[str, Object], digest: str) -> list[deployments.PodOf]:
         return [self._pod_of(name, pod, digest) for name, pod in owned.items()]
@@ -100,3 +119,8 @@ class PodSets:
         """Ready ones first, then the oldest."""
         seen = self._facts.seen.get(names.of(pod), Seen())
         return (not seen.ready, pod["metadata"]["creationTimestamp"], pod["metadata"]["name"])
+
+
+def _is_of(pod: Object, replica_set: Object) -> bool:
+    label = names.TEMPLATE_HASH_LABEL
+    return names.labels_of(pod).get(label) == names.labels_of(replica_set)[label]

@@ -47,6 +47,18 @@ class World:
             return found if merged == found else self._keep(kind, self._storage.update(kind, merged))
         return None
 
+    def annotate(self, kind: Kind, found: Object, annotations: Mapping[str, str]) -> None:
+        """Whatever else of it is changed meanwhile stays changed: it is a user's."""
+        if annotations.items() <= (found["metadata"].get("annotations") or {}).items():
+            return
+
+        def annotated(now: Object) -> Object:
+            written = {**(now["metadata"].get("annotations") or {}), **annotations}
+            return {**now, "metadata": {**now["metadata"], "annotations": written}}
+
+        with _attempted():
+            self._keep(kind, self._storage.modify(kind, *_key(found), annotated))
+
     def set_status(self, kind: Kind, found: Object, status: Mapping[str, Any]) -> None:
         if found.get("status") == status:
             return
