@@ -15,6 +15,7 @@ from testbed.processes import wait_for
 from testbed.toy_engine import place, toy
 from whimbrel.local.control.fleet import Fleet
 from whimbrel.local.ingress.replicas import Replica, Replicas
+from whimbrel.local.workload import Workload
 
 pytestmark = pytest.mark.anyio
 
@@ -64,6 +65,20 @@ async def test_when_all_of_it_stops_no_request_is_waited_for_longer_than_that(tm
 
         assert not process.running
         assert fleet.ending() == frozenset()
+
+
+async def test_a_pod_that_cannot_be_started_keeps_no_other_from_it(tmp_path: Path) -> None:
+    odd = {**pod(), "metadata": {**pod()["metadata"], "name": "odd-1", "uid": "3"}}
+
+    def build(found: Any, _: str) -> Workload:
+        return toy() if found["metadata"]["name"] == "birds-1" else found["spec"]["containers"]
+
+    async with place(tmp_path) as here:
+        fleet = Fleet(here, lambda: None, 0.05)
+        fleet.follow([(odd, "Revision"), (pod(), "Revision")], build, lambda _: None)
+        assert fleet.seen()["default", "odd-1"].fault == "unexpected KeyError: 'containers'"
+        assert [key for key, *_ in fleet.each()] == [("default", "birds-1")]
+        await fleet.stop(["Revision"])
 
 
 async def test_of_pods_that_are_gone_the_latest_logs_are_kept_in_every_namespace(tmp_path: Path) -> None:

@@ -112,10 +112,12 @@ class Fleet:
     ) -> None:
         try:
             workload = build(pod, kind)
-        except InputRefused as error:
-            if self._faults.get(key) != str(error):
-                self._faults[key] = str(error)
-                logger.warning("pod %s cannot be started: %s", key[1], error)
+        except Exception as error:  # of one pod: the others start
+            known = isinstance(error, InputRefused)
+            fault = str(error) if known else f"unexpected {type(error).__name__}: {error}"
+            if self._faults.get(key) != fault:
+                self._faults[key] = fault
+                logger.warning("pod %s cannot be started: %s", key[1], fault, exc_info=not known)
                 self._changed()
             return
         self._faults.pop(key, None)
