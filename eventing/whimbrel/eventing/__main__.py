@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import logging
-import os
 import pkgutil
 import sys
 from collections.abc import Sequence
@@ -12,6 +11,7 @@ from typing import Any, NoReturn
 
 from whimbrel.core import logs, tracing
 from whimbrel.core.errors import SettingsError, WhimbrelError
+from whimbrel.core.process_end import leave
 from whimbrel.core.settings import load
 from whimbrel.eventing import sources
 
@@ -88,9 +88,7 @@ def end(status: int) -> NoReturn:
     # A thread inside a call to a store that hangs cannot be interrupted, and the interpreter would wait for it;
     # whatever it holds was not acknowledged and comes again.
     tracing.shutdown()
-    logging.shutdown()
-    sys.stdout.flush()
-    os._exit(status)
+    leave(status)
 
 
 if __name__ == "__main__":

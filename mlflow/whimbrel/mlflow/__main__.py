@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from whimbrel.core import logs
 from whimbrel.core.errors import SettingsError
+from whimbrel.core.process_end import run_program
 from whimbrel.core.settings import load
 from whimbrel.kube.client import client
 from whimbrel.mlflow.rollout.controller import RolloutSettings, control
@@ -35,4 +36,4 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    run_program(lambda: main(sys.argv[1:]))

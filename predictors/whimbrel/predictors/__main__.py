@@ -7,6 +7,8 @@ import logging
 import os
 import sys
 
+from whimbrel.core.process_end import run_program
+
 # Rounds that torch's threads on the CPU spin for work, some 0.1 ms. By default it is 5 ms at each layer, while the
 # thread that would bring the work waits for their core: on a busy machine a batch then takes ten times as long.
 _SPINS = "10000"
@@ -50,4 +52,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_program(main)

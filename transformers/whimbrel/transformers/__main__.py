@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from whimbrel.core import logs, tracing
 from whimbrel.core.errors import SettingsError, WhimbrelError
+from whimbrel.core.process_end import run_program
 from whimbrel.core.settings import load
 from whimbrel.transformers.settings import TransformerSettings
 
@@ -49,4 +50,4 @@ def _run_outputs(arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_program(main)

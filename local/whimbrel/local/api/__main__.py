@@ -9,6 +9,7 @@ import sys
 
 from whimbrel.core import logs
 from whimbrel.core.errors import SettingsError
+from whimbrel.core.process_end import run_program
 from whimbrel.core.settings import load
 from whimbrel.core.sockets import listening_socket
 from whimbrel.local.api.server import ApiServer, open_storage
@@ -50,4 +51,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_program(main)

@@ -9,6 +9,7 @@ import sys
 from whimbrel.core import logs, tracing
 from whimbrel.core.asgi import serve
 from whimbrel.core.errors import SettingsError
+from whimbrel.core.process_end import run_program
 from whimbrel.core.settings import load
 from whimbrel.local.broker.app import Ingress
 from whimbrel.local.broker.config import BrokerConfig, load_config
@@ -35,4 +36,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_program(main)

@@ -10,6 +10,7 @@ from time import monotonic
 
 from whimbrel.core import logs
 from whimbrel.core.errors import SettingsError
+from whimbrel.core.process_end import run_program
 from whimbrel.core.settings import load
 from whimbrel.local.store.settings import StoreSettings
 
@@ -59,4 +60,4 @@ def _serve(settings: StoreSettings) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_program(main)
