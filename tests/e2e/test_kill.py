@@ -79,7 +79,7 @@ def test_a_store_that_stands_still_is_waited_out(machine: OneMachine) -> None:
     store = machine.component("s3")["pid"]
     told_before = logs(machine).count(NO_ANSWER)
     try:
-        with standing_still(machine.component("digits-transformer")["pid"]):
+        with standing_still(machine.component("broker")["pid"]):
             machine.put(put)
             wait_for(lambda: queued(machine)[1] > 0, "an object in work", 60)
             os.kill(store, signal.SIGSTOP)

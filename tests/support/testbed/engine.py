@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -41,6 +42,7 @@ class OneMachine:
         return status
 
     def component(self, name: str) -> Mapping[str, Any]:
+        """Its status; `pid` is that of one of its processes, of which the engine may run several."""
         found = [each for each in self.status()["components"] if each["name"] == name]
         assert found, f"no component {name!r} in {self.status()}"
         return dict(found[0])
@@ -53,10 +55,19 @@ class OneMachine:
         self.process.wait_until(ready, "readiness", seconds)
 
     def kill(self, name: str) -> None:
-        """End one component with SIGKILL, by the id that the engine recorded, and wait for its successor."""
-        before = self.component(name)
-        os.kill(before["pid"], signal.SIGKILL)
-        wait_for(lambda: self.component(name)["restarts"] > before["restarts"], f"a successor of {name}")
+        """End a process of a component with SIGKILL, by the id that the engine recorded, and wait for its successor.
+
+        One that was about to go has none: then the next one is killed.
+        """
+        before = self.component(name)["restarts"]
+        while self.component(name)["restarts"] == before:
+            pid = self.component(name)["pid"]
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+            self._wait_for_another(name, pid)
+
+    def _wait_for_another(self, name: str, pid: int) -> None:
+        wait_for(lambda: self.component(name)["pid"] not in (pid, None), f"a process of {name} after {pid}")
 
     def s3(self) -> S3Client:
         variables = self.status()["environment"]
