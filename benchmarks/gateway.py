@@ -204,6 +204,7 @@ async def measure_engine(figures: Figures) -> None:
         script = Path(folder) / "server.py"
         await asyncio.to_thread(script.write_text, SERVER.replace("sys.argv[1]", "sys.argv[-1]"))
         async with Engine(EngineSettings(state=Path(folder) / "state")) as engine:
+            await engine.wait_registry()
             for number in range(3):
                 await engine.apply([inference_service(f"birds-{number}")])
                 figures.ready_seconds.append(await timed(lambda: engine.wait_ready(120)))

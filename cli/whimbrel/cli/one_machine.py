@@ -45,6 +45,7 @@ async def started(
             await engine.create_store(objects)
             if first_model.is_asked_for(objects):
                 shown.update("training classifiers on handwritten digits and registering them")
+                await engine.wait_registry()
                 await first_model.make(objects, engine, recipes)
             shown.update("starting what the manifests describe")
             await engine.apply(objects)

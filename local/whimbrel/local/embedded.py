@@ -75,7 +75,7 @@ def mlflow_workload(state: Path, port: int, s3_port: int, machine: Mapping[str, 
     return Workload(
         name="mlflow",
         kind="EmbeddedRegistry",
-        module="mlflow",
+        module="whimbrel.local.registry",
         arguments=("server", *(part for pair in arguments.items() for part in pair), "--no-serve-artifacts"),
         environment={
             **machine,

@@ -14,7 +14,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
@@ -78,7 +78,7 @@ class Engine:
         self.settling: Settling | None = None
 
     async def __aenter__(self) -> Engine:
-        """Start the embedded services, the API and the gateway, and wait until they are ready.
+        """Start the embedded services, the API and the gateway, and wait until all but MLflow, the slowest, are ready.
 
         Raises SettingsError when another engine has the state folder, or a port that was asked for is in use.
         """
@@ -105,6 +105,10 @@ class Engine:
         What is applied gets them anyway; call this first where a model has to be in the store before it is served.
         """
         await asyncio.to_thread(embedded.create, embedded.store_contents(objects), self._s3_port)
+
+    async def wait_registry(self) -> None:
+        """Until MLflow answers; for who needs a model before anything is applied. Raises as `wait_ready` does."""
+        await self._until_ready([self._registry])
 
     async def apply(self, objects: Iterable[dict[str, Any]]) -> None:
         """Store these objects as `kubectl apply` does; the controllers run them.
@@ -176,7 +180,7 @@ class Engine:
         self._lifetime.callback(self._storage.close)
         await self._start_services(ports)
         await self._start_controllers(ports)
-        await self._until_services_are_ready(settings.start_seconds)
+        await self._until_ready([each for each in self._services if each is not self._registry])
 
     async def _start_services(self, ports: Ports) -> None:
         settings = self._settings
@@ -194,7 +198,9 @@ class Engine:
             logs=self._log_of,
         )
         self._store = self._run(embedded.store_workload(self._state, self._s3_port, self._machine))
-        self._run(embedded.mlflow_workload(self._state, self._mlflow_port, self._s3_port, self._machine))
+        self._registry = self._run(
+            embedded.mlflow_workload(self._state, self._mlflow_port, self._s3_port, self._machine)
+        )
         self._broker = BrokerProcess(self._place, self._fronts.broker, self._machine, self._changed)
         self._services.append(self._broker.process)
         self._broker.start()
@@ -219,8 +225,8 @@ class Engine:
             prepare=self._prepare,
             followed=self._followed,
         )
-        # Sources first, which feed the broker; then the broker; then those whom it delivers to.
-        self._lifetime.push_async_callback(self._fleet.stop, _SERVICES)
+        # Sources first, which feed the broker; then the broker; then those whom it delivers to, and the registry.
+        self._lifetime.push_async_callback(self._stop_services)
         self._lifetime.push_async_callback(self._broker.stop)
         self._lifetime.push_async_callback(self._fleet.stop, _SOURCES)
         for task in (asyncio.create_task(self._controllers.run()), asyncio.create_task(self._scaler.run())):
@@ -228,15 +234,19 @@ class Engine:
         await self._api.start()
         self._lifetime.push_async_callback(self._api.stop)
 
-    async def _until_services_are_ready(self, seconds: float) -> None:
+    async def _until_ready(self, services: Sequence[Supervised]) -> None:
+        seconds = self._settings.start_seconds
         deadline = asyncio.get_running_loop().time() + seconds
-        while not all(process.ready for process in self._services):
-            for process in self._services:
+        while not all(process.ready for process in services):
+            for process in services:
                 if process.refused_to_start:
                     raise SettingsError(f"{process.workload.name} {process.last_exit}")
             if asyncio.get_running_loop().time() > deadline:
                 raise Unavailable(self._not_ready_after(seconds))
             await asyncio.sleep(_POLL_SECONDS)
+
+    async def _stop_services(self) -> None:
+        await asyncio.gather(self._fleet.stop(_SERVICES), self._registry.stop())
 
     def _run(self, workload: Workload) -> Supervised:
         process = Supervised(workload, self._place)

@@ -13,7 +13,7 @@ from whimbrel.local.groups import end_all, signal_group, start_time
 from whimbrel.local.state import read_processes, write_processes
 
 _ATTACHED = Path(__file__).with_name("attached.py")
-_GRACE_SECONDS = 20.0
+_GRACE_SECONDS = 5.0  # without an engine nothing reaches anything any more: what hangs on that is not waited for
 
 
 class Wardship:

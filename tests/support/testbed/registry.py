@@ -33,7 +33,7 @@ def mlflow_server(folder: Path, store: Store, bucket: str) -> Iterator[str]:
         *("--default-artifact-root", f"s3://{bucket}/mlflow", "--no-serve-artifacts"),
     ]
     environment = {**SETTINGS, **CREDENTIALS, "MLFLOW_S3_ENDPOINT_URL": store.endpoint}
-    with running("mlflow", *arguments, log=folder / "mlflow.log", **environment) as process:
+    with running("whimbrel.local.registry", *arguments, log=folder / "mlflow.log", **environment) as process:
         url = f"http://127.0.0.1:{port}"
         process.wait_until(lambda: answers(f"{url}/health"), "the MLflow server", 240)
         yield url

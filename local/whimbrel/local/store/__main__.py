@@ -16,6 +16,8 @@ from whimbrel.local.store.settings import StoreSettings
 
 logger = logging.getLogger("whimbrel.local.store")
 
+_STOP_POLL_SECONDS = 0.05
+
 
 def main() -> int:
     try:
@@ -42,7 +44,7 @@ def _serve(settings: StoreSettings) -> None:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    thread = threading.Thread(target=server.serve_forever, name="accept", daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(_STOP_POLL_SECONDS,), name="accept", daemon=True)
     thread.start()
     logger.info(
         "listening",
