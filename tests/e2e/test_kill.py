@@ -1,4 +1,4 @@
-"""Nothing is lost and nothing comes twice, whatever is killed with SIGKILL while 300 objects are in flight."""
+"""Nothing is lost and nothing comes twice, whatever is killed with SIGKILL while 150 objects are in flight."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from testbed.processes import wait_for
 from whimbrel.core.s3 import sqs_client
 from whimbrel.core.settings import S3Settings
 
-OBJECTS = 300
+OBJECTS = 150
 BROKEN = 6
 NO_ANSWER = "store does not answer"
 
@@ -63,7 +63,7 @@ def test_a_killed_component_loses_nothing(machine: OneMachine, component: str) -
     putting = threading.Thread(target=machine.put, args=(put,))
     putting.start()
     try:
-        for reached in (10, 120):
+        for reached in (10, 60):
             wait_for(lambda: len(machine.outcomes(prefix=prefix)) >= reached, f"{reached} outcomes", 60)  # noqa: B023
             machine.kill(component)
     finally:
