@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from testbed.stores import PAGE_KEYS
 from whimbrel.core.attestations import Attestations, CompiledCode
 from whimbrel.core.errors import NotFound, PackageRefused, Unavailable
 from whimbrel.core.hardware import Target
@@ -91,7 +92,7 @@ def test_long_expired_reports_are_removed(store: PointerStore, s3: S3Client) -> 
 
 
 def test_reports_beyond_one_page_count(store: PointerStore, s3: S3Client) -> None:
-    for number in range(1000):
+    for number in range(PAGE_KEYS):
         s3.put_object(Bucket=store.place.bucket, Key=f"digits/replicas/{number:04}.json", Body=b"")
     live = Replica(uid="z", expires=time.time() + 60, pointer_etag="x", synced=True)
     store.report(live)

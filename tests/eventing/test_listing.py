@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from testbed.stores import PAGE_KEYS
 from whimbrel.core.errors import NotFound
 from whimbrel.eventing.listing import entries, read
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def test_pages_and_what_is_left_out(s3: S3Client, bucket: str) -> None:
-    shown = ["p/a.json", "p/b/c.json", "p/by-versions.json", *(f"p/z{n:04}.json" for n in range(1005))]
+    shown = ["p/a.json", "p/b/c.json", "p/by-versions.json", *(f"p/z{n:04}.json" for n in range(PAGE_KEYS + 5))]
     hidden = [f"p/by-version/{n}.json" for n in range(20)]
     with ThreadPoolExecutor(8) as threads:
         list(threads.map(lambda key: s3.put_object(Bucket=bucket, Key=key), [*shown, *hidden, "p/x.txt", "q.json"]))

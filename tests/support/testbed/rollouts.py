@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 PATH = "/apis/rollout.whimbrel.dev/v1/namespaces/default/modelrollouts"
 PHASES = ("Loading", "Backtest", "Canary", "Promoting", "Promoted")
 WHOLE_WAY = [0, 0, 20, 50, 100, 100]  # percent of each entry of the history of FAST
+_PAUSE_SECONDS = 0.01  # between two requests of the load: what starts meanwhile needs the cores as well
 FAST: dict[str, Any] = {
     "backtest": {"objects": 30, "requestsPerSecond": 200},
     "steps": [{"percent": 20, "dwell": "500ms", "samples": 20}, {"percent": 50, "dwell": "500ms", "samples": 20}],
@@ -65,7 +66,7 @@ def steady_load(url: str, model: str, host: str | None = None) -> Iterator[Load]
 
     def ask() -> None:
         with httpx.Client(base_url=url, timeout=30, trust_env=False) as client:
-            while not stop.is_set():
+            while not stop.wait(_PAUSE_SECONDS):
                 answer = client.post(f"/v1/models/{model}:predict", content=png(7), headers=headers)
                 seen.statuses[answer.status_code] += 1
                 seen.versions[answer.headers.get(VERSION_HEADER, "")] += 1

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
     from mypy_boto3_sqs import SQSClient
 
+PAGE_KEYS = 100  # a tenth of S3's own: what goes beyond a page is put sooner
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test"}
 
 
@@ -39,8 +40,9 @@ class Store:
 
 @contextmanager
 def moto_store(folder: Path) -> Iterator[Store]:
-    port = free_port()
-    with running("moto.server", "-H", "127.0.0.1", "-p", str(port), log=folder / "moto.log", **CREDENTIALS) as process:
+    """Its listings have pages of PAGE_KEYS."""
+    port, settings = free_port(), {**CREDENTIALS, "MOTO_S3_DEFAULT_MAX_KEYS": str(PAGE_KEYS)}
+    with running("moto.server", "-H", "127.0.0.1", "-p", str(port), log=folder / "moto.log", **settings) as process:
         endpoint = f"http://127.0.0.1:{port}"
         process.wait_until(lambda: answers(f"{endpoint}/moto-api/"), "the S3 server")
         yield Store(endpoint, process)
