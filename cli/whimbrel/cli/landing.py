@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 A_SECOND = 5  # two cores carry four times as many
+_A_SECOND_AT_THE_END = 2 * A_SECOND  # with no rollout beside them
 _STALLED_SECONDS = 90  # without any new outcome, the rest is given up as missing
 _POLL_SECONDS = 0.25
 
@@ -60,7 +61,7 @@ class Landing:
         self.outcomes = 0
 
     def finish(self) -> None:
-        """Put what is left of the pictures, and end."""
+        """Put what is left of the pictures, twice as many a second, and end."""
         self._finishing.set()
 
     def cancel(self) -> None:
@@ -76,7 +77,8 @@ class Landing:
                     return
                 if self._finishing.is_set() and len(self.uploads) >= len(self._pictures):
                     return
-                due = max(due, time.monotonic() - 1) + 1 / A_SECOND  # what is late is made up for, within a second
+                pace = _A_SECOND_AT_THE_END if self._finishing.is_set() else A_SECOND
+                due = max(due, time.monotonic() - 1) + 1 / pace  # what is late is made up for, within a second
                 put = put_object(self._client, PHOTOS, picture.key, picture.content)
                 self.uploads.append(Upload(picture.key, picture.truth, put.started))
                 self._show(0, len(self.uploads))
