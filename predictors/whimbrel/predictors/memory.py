@@ -86,9 +86,10 @@ def keep_for_the_next_batch() -> None:
     page that comes back costs a fault: of ResNet-50 in batches of 32, a third of the time. `give_back` trims the heap.
     """
     allocator = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc only
-    if allocator is not None:
-        for option, value in ((_ARENA_MAX, 1), (_MMAP_THRESHOLD, _MOST), (_TRIM_THRESHOLD, _MOST)):
-            allocator(option, value)
+    if allocator is None or not allocator(_MMAP_THRESHOLD, _MOST):
+        return  # an older glibc refuses so much, and would then, with the next option, map whatever is above 128 KiB
+    allocator(_TRIM_THRESHOLD, _MOST)
+    allocator(_ARENA_MAX, 1)
 
 
 def give_back() -> None:

@@ -227,7 +227,7 @@ class Residents:
         with self.stages.timed("import, fetch and verify"):
             if self.current is not None:
                 await importing
-                self._check_room(source, needs.memory_bytes, leaving)
+                await self._check_room(source, needs.memory_bytes, leaving)
             located, _ = await asyncio.gather(self._located(source), importing)
         return located
 
@@ -286,7 +286,7 @@ class Residents:
 
     async def _make_room(self, source: Source, needed: int, leaving: Sequence[Resident]) -> None:
         """Unload what no request needs, as far as necessary; whether that is enough is known before it begins."""
-        self._check_room(source, needed, leaving)
+        await self._check_room(source, needed, leaving)
         for resident in leaving:
             if needed <= self._free_bytes():
                 return
@@ -297,7 +297,9 @@ class Residents:
         roles = [PREVIOUS, CANDIDATE, *([CURRENT] if drain_and_swap else [])]
         return [self.roles[role] for role in roles if role in self.roles]
 
-    def _check_room(self, source: Source, needed: int, leaving: Sequence[Resident]) -> None:
+    async def _check_room(self, source: Source, needed: int, leaving: Sequence[Resident]) -> None:
+        if needed > self._free_bytes():  # what batches left in the heap may do
+            await self._aside(memory.give_back)
         free, freed = self._free_bytes(), sum(resident.needed_bytes for resident in leaving)
         if needed <= free + freed:
             return
