@@ -40,12 +40,10 @@ class Contender:
 
 def contenders(pointers: Pointers, store: Store) -> list[Contender]:
     """`pointers`, in `store`, lead to the package that all are asked about."""
-    return [
-        _ours(OURS, {}),
-        _ours(AUTO, following(pointers.plain), store, tolerance=0.1),
-        _ours(BY_CODE, following(pointers.compiled), store, tolerance=0.1),
-        *map(_peer, PEERS),
-    ]
+    ours = [_ours(OURS, {}), _ours(AUTO, following(pointers.plain, pointers.cache), store, tolerance=0.1)]
+    if pointers.compiled is not None:
+        ours.append(_ours(BY_CODE, following(pointers.compiled, pointers.cache), store, tolerance=0.1))
+    return [*ours, *map(_peer, PEERS)]
 
 
 def _ours(name: str, settings: Mapping[str, str], store: Store | None = None, tolerance: float = 0.01) -> Contender:

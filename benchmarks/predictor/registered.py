@@ -10,22 +10,26 @@ from pathlib import Path
 
 from testbed.stores import CREDENTIALS, Store, moto_store
 from whimbrel.core.attestations import Attestations
+from whimbrel.core.errors import WhimbrelError
 from whimbrel.core.model_pointer import PointedVersion, Pointer, PointerStore
 from whimbrel.core.package import Package
 from whimbrel.core.package_transfer import put_beside, upload
 from whimbrel.core.references import ObjectRef
 from whimbrel.predictors import compiling
-from whimbrel.predictors.torch_network import choose_device
+from whimbrel.predictors.precision import Precision
+from whimbrel.predictors.torch_network import agreement_on, choose_device
 
 BUCKET, MAX_BATCH = "models", 64
 
 
 @dataclass(frozen=True)
 class Pointers:
-    """`plain` leads to a package whose agreement is attested, `compiled` to the same one with its compiled code."""
+    """`plain` leads to a package whose agreement is attested, `compiled` to the same one with its compiled code; None
+    where none can be made here. `cache`: where predictors keep what they fetched."""
 
     plain: str
-    compiled: str
+    compiled: str | None
+    cache: Path
 
 
 @contextmanager
@@ -40,10 +44,7 @@ def store_in(folder: Path) -> Iterator[Store]:
 def registered(name: str, package: Package, store: Store, folder: Path) -> Pointers:
     """Put, compiled for batches of up to MAX_BATCH in the precision that `auto` chooses here, and attested."""
     device, uri, client = choose_device("auto"), f"s3://{BUCKET}/{name}/package", store.s3()
-    made = compiling.compile_code(package, device, "auto", MAX_BATCH, folder)
-    agreements = (made.agreement,) if made.agreement is not None else ()
     upload(package.folder, uri, client)
-    put_beside(made.path, uri, made.code.path, client)
 
     def pointer(kind: str, attested: Attestations) -> str:
         place = ObjectRef(BUCKET, f"{name}/{kind}/pointer.json")
@@ -51,17 +52,26 @@ def registered(name: str, package: Package, store: Store, folder: Path) -> Point
         PointerStore(client, place).write(Pointer(current=version), None)
         return f"pointer+{place.uri}"
 
-    return Pointers(
-        pointer("plain", Attestations(agreements=agreements)),
-        pointer("compiled", Attestations(agreements=agreements, compiled=(made.code,))),
-    )
+    agreement = agreement_on(package, device)
+    attested = Attestations(agreements=(agreement,) if agreement is not None else ())
+    plain = pointer("plain", attested)
+    dtype: Precision = "bfloat16" if agreement is not None and agreement.suffices else "float32"
+    try:
+        made = compiling.compile_code(package, device, dtype, MAX_BATCH, folder)
+    except WhimbrelError as error:
+        print(f"{name} is not compiled: {error}", flush=True)
+        return Pointers(plain, None, folder / "cache")
+    put_beside(made.path, uri, made.code.path, client)
+    by_code = pointer("compiled", attested.model_copy(update={"compiled": (made.code,)}))
+    return Pointers(plain, by_code, folder / "cache")
 
 
-def following(pointer: str) -> dict[str, str]:
+def following(pointer: str, cache: Path) -> dict[str, str]:
     """A predictor's settings."""
     said_by_the_pointer = {"model_digest": "", "model_version": "", "repository_api": ""}  # and no other API beside it
     return said_by_the_pointer | {
         "model_uri": pointer,
+        "model_cache": str(cache),
         "allowed_uri_prefixes": f"s3://{BUCKET}",
         "dtype": "auto",
         "compiled_code": "true",
