@@ -22,7 +22,10 @@ def test_pauses_grow_to_a_minute() -> None:
     assert [pause_after(failures) for failures in range(1, 9)] == [1, 2, 4, 8, 16, 32, 60, 60]
 
 
-async def test_a_backtest_that_fails_is_not_begun_again_in_the_next_round(s3: S3Client, bucket: str) -> None:
+async def test_a_backtest_that_fails_is_not_begun_again_in_the_next_round(
+    s3: S3Client, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("whimbrel.mlflow.rollout.work.pause_after", lambda _: 3600.0)
     versions = [{"version": n, "uri": f"s3://models/{n}", "digest": f"sha256:{n * 64}"} for n in ("1", "2")]
     given = {
         "model": "digits",

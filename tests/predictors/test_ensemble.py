@@ -297,8 +297,9 @@ async def test_a_member_that_another_one_fails_has_lost_no_client() -> None:
         current.batcher._closing = False
 
         asking = asyncio.create_task(asked(ensemble, 1))
-        while models["a"].residents.current.users == 0:  # type: ignore[union-attr] # noqa: ASYNC110
-            await asyncio.sleep(0)
+        async with asyncio.timeout(60):
+            while models["a"].residents.current.users == 0:  # type: ignore[union-attr] # noqa: ASYNC110
+                await asyncio.sleep(0)
         asking.cancel()
         with pytest.raises(asyncio.CancelledError):
             await asking
