@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import httpx
 import pytest
@@ -51,3 +52,16 @@ async def test_another_package_than_the_one_that_was_asked_is_no_evidence() -> N
                 _ = [each async for each in comparing.each([KnownObject(uri="s3://photos/a.png")], per_second=100)]
     named = [(each.headers[VERSION_HEADER], each.headers[TAG_HEADER]) for each in server.received]
     assert named == [("1", "prev"), ("2", "latest")]
+
+
+@pytest.mark.anyio
+async def test_an_end_of_the_candidates_process_counts_at_once_and_a_busy_champion_is_asked_again() -> None:
+    good = Answer(body=json.dumps({"predictions": [[{"label": "cat", "score": 0.5}]]}).encode())
+    given = [Answer(503), replace(good, headers={DIGEST_HEADER: "sha256:1"}), Answer(502, b"cut off")]
+    with answering(given.__getitem__) as server:
+        async with httpx.AsyncClient() as client:
+            comparing = Comparing(client, Place(server.url), "pets", Asked("1", "sha256:1"), Asked("2", "sha256:2"))
+            found = [each async for each in comparing.each([KnownObject(uri="s3://photos/a.png")], per_second=100)]
+    assert [each.headers[VERSION_HEADER] for each in server.received] == ["1", "1", "2"]
+    assert (found[0].champion.failed, found[0].candidate.failed) == (False, True)
+    assert found[0].candidate.reason == "status 502: cut off"

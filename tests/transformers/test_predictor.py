@@ -41,7 +41,9 @@ class Versions:
         self.asked: list[tuple[tuple[int, ...], str]] = []
         self.failing = 0
 
-    async def infer(self, tensor: NDArray[np.uint8], parameters: Mapping[str, str | int], request_id: str) -> Answer:
+    async def infer(
+        self, tensor: NDArray[np.uint8], parameters: Mapping[str, str | int], request_id: str, *, twice: bool = False
+    ) -> Answer:
         preset = self._presets[min(len(self.asked), len(self._presets) - 1)]
         self.asked.append((tensor.shape, str(parameters[PRESET_DIGEST])))
         await asyncio.sleep(0)
@@ -169,7 +171,7 @@ async def test_presets_that_never_settle_are_tried_again_later() -> None:
         (401, "Unavailable", 503),
         (403, "Unavailable", 503),
         (500, "Unavailable", 503),
-        (502, "Unavailable", 503),
+        (502, "CutOff", 502),
         (504, "Unavailable", 503),
     ],
 )
@@ -200,7 +202,7 @@ async def test_a_mismatch_without_a_usable_preset_is_tried_again() -> None:
     assert str(error_of(502, b"<html>bad gateway", None)) == "predictor: <html>bad gateway"
 
     class Broken(Versions):
-        async def infer(self, *_: object) -> Answer:
+        async def infer(self, *_: object, twice: bool = False) -> Answer:
             raise PresetMismatch("another", preset={"height": 0, "width": 1}, model_digest="sha256:0")
 
     with pytest.raises(Unavailable, match="expected a preset from the predictor; height"):
@@ -255,17 +257,30 @@ async def test_certificates_are_read_once_for_all_ways_to_predictors_and_only_fo
     assert len(seen) == reads
 
 
+NAMED, TAGGED = Named("1"), Named("1", "latest")
+
+
 @pytest.mark.parametrize(
-    ("statuses", "twice", "asked"), [([502, 429], True, 2), ([502, 502], True, 2), ([502], False, 1), ([503], True, 1)]
+    ("statuses", "named", "status"),
+    [
+        ([502, 429], None, 429),
+        ([502, 502], None, 502),
+        ([503], None, 503),
+        ([502], NAMED, 502),  # in place: both versions are behind one address
+        ([502], TAGGED, 502),
+    ],
 )
-async def test_what_the_end_of_a_process_cut_off_is_asked_once_more(
-    statuses: list[int], twice: bool, asked: int
+async def test_what_the_end_of_a_process_cut_off_is_asked_once_more_unless_a_version_is_named(
+    statuses: list[int], named: Named | None, status: int
 ) -> None:
-    with answering(lambda index: HttpAnswer(statuses[index], b"{}")) as predictor:
-        url = predictor.url.removesuffix("/predict")
-        inference = RestInference(url, "digits", timeout_seconds=10, connections=1, twice=twice)
+    mismatch = PresetMismatch("another", preset=SMALL.model_dump(mode="json"), model_digest="sha256:0")
+    answers = [HttpAnswer(409, json.dumps(mismatch.body()).encode()), *(HttpAnswer(each, b"{}") for each in statuses)]
+    with answering(lambda index: answers[index]) as server:
+        url = server.url.removesuffix("/predict")
+        one, other = (RestInference(url, "digits", timeout_seconds=10, connections=1) for _ in range(2))
+        predictor = Predictor(one, top_k=3, tagged={"latest": other})
         with pytest.raises(TryAgain) as failed:
-            await inference.infer(np.zeros((1, 8, 8, 3), np.uint8), {TOP_K: 1}, "request")
-        await inference.close()
-    assert (failed.value.status, len(predictor.received)) == (429 if statuses[-1] == 429 else 503, asked)
-    assert len({received.body for received in predictor.received}) == 1
+            await predictor.classify(Preparing(), "1", named)
+        await predictor.close()
+    assert (failed.value.status, len(server.received)) == (status, len(answers))
+    assert len({received.body for received in server.received[1:]}) == 1

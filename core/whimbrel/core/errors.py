@@ -13,6 +13,7 @@
         ├── NotFound                404  not there (yet)
         ├── PresetMismatch          409  prepared for another model version; carries the preset to use
         ├── QuotaExceeded           429  the caller's own quota
+        ├── CutOff                  502  a process that we need ended in the middle of this very request
         ├── Unavailable             503  a service that we need does not answer
         └── DeadlinePassed          504  the caller's own deadline
 
@@ -109,6 +110,12 @@ class NotFound(TryAgain):
 
 class QuotaExceeded(TryAgain):
     status = 429
+
+
+class CutOff(TryAgain):
+    """The process that was asked ended in the middle of this very request, by the word of the gateway before it."""
+
+    status = 502
 
 
 class Unavailable(TryAgain):

@@ -23,6 +23,7 @@ _CODES = {
     429: StatusCode.RESOURCE_EXHAUSTED,
     500: StatusCode.INTERNAL,
     501: StatusCode.UNIMPLEMENTED,
+    502: StatusCode.UNAVAILABLE,
     503: StatusCode.UNAVAILABLE,
     504: StatusCode.DEADLINE_EXCEEDED,
 }

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from whimbrel.core.errors import (
+    CutOff,
     InputRefused,
     NotFound,
     PackageRefused,
@@ -50,6 +51,7 @@ _ERROR_OF_STATUS: Mapping[int, type[WhimbrelError]] = {
     415: UnsupportedImage,
     422: UndecodableImage,
     429: QuotaExceeded,
+    502: CutOff,
 }
 _REFUSALS = frozenset(
     kind.__name__ for kind in (InputRefused, UnsupportedImage, UndecodableImage, UnfetchableUrl, PayloadTooLarge)
@@ -84,8 +86,11 @@ class Named:
 class Inference(Protocol):
     """One way to ask a predictor. `tensor` is (1, H, W, 3) uint8 RGB; `parameters` are the request's."""
 
-    async def infer(self, tensor: NDArray[np.uint8], parameters: Mapping[str, str | int], key: str) -> Answer:
-        """`key` becomes the id of the V2 request.
+    async def infer(
+        self, tensor: NDArray[np.uint8], parameters: Mapping[str, str | int], key: str, *, twice: bool = False
+    ) -> Answer:
+        """`key` becomes the id of the V2 request. `twice`: what the end of the predictor's process cut off is asked
+        once more, where the protocol can tell.
 
         Raises PresetMismatch, another error of the table as the predictor gave it, or Unavailable.
         """
@@ -122,7 +127,7 @@ def error_of(status: int, body: bytes | str, retry_after: str | None) -> Whimbre
     """The predictor's error as ours: the same row of the table, so that the status passes through.
 
     What is the operator's to mend (401, 403, a model that was refused) or any server's fault (5xx) is 503: the image
-    is not at fault.
+    is not at fault. 502 stays, for whoever compares two versions counts what each one's end cut off.
     """
     content = _json_object(body)
     message = f"predictor: {content.get('error') or _excerpt(body) or f'status {status}'}"

@@ -45,7 +45,6 @@ def inference(settings: TransformerSettings, named: NamedPredictor, tag: str | N
         timeout_seconds=timeout_seconds,
         connections=settings.predictor_connections,
         headers=headers,
-        twice=tag is None,  # whoever asks one revision counts what it fails
     )
 
 

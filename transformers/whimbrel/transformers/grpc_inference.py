@@ -28,7 +28,10 @@ class GrpcInference:
         self._calls = GrpcCalls(target, timeout_seconds=timeout_seconds, tls=tls, headers=headers)
         self._model_name = model_name
 
-    async def infer(self, tensor: NDArray[np.uint8], parameters: Mapping[str, str | int], key: str) -> Answer:
+    async def infer(
+        self, tensor: NDArray[np.uint8], parameters: Mapping[str, str | int], key: str, *, twice: bool = False
+    ) -> Answer:
+        """Once, `twice` or not: gRPC has one code, UNAVAILABLE, for what was cut off and what was never begun."""
         image = InferInput(IMAGES, list(tensor.shape), "UINT8")
         image.set_data_from_numpy(tensor, binary_data=True)
         request = InferRequest(

@@ -99,7 +99,8 @@ class Predictor:
             parameters[MODEL_VERSION] = named.version
             inference = self._tagged[named.tag] if named.tag else inference
         with tracing.span("transformer.predict"):
-            return await inference.infer(image[np.newaxis], parameters, key)
+            # Whoever names a version counts what it fails, so that is asked once.
+            return await inference.infer(image[np.newaxis], parameters, key, twice=named is None)
 
     async def _discovered(self, key: str) -> Preset:
         """The first requests share one question, and its failure."""

@@ -8,13 +8,12 @@ from collections.abc import Mapping
 
 import httpx
 
-from whimbrel.core.errors import Unavailable
+from whimbrel.core.errors import CutOff, Unavailable
 from whimbrel.transformers.answers import error_of
 from whimbrel.transformers.request_headers import request_headers
 
 _CONNECT_SECONDS = 10.0
 _RETRY_AFTER_SECONDS = 2.0
-_CUT_OFF = 502  # of the gateway in front of it: its process ended in the middle of this request
 
 
 @functools.cache
@@ -24,10 +23,9 @@ def _trusted() -> ssl.SSLContext:
 
 
 class PredictorHttp:
-    """`close` it. `twice`: what is cut off by the end of the predictor's process is asked once more."""
+    """`close` it."""
 
-    def __init__(self, base_url: str, *, timeout_seconds: float, connections: int, twice: bool = True) -> None:
-        self._twice = twice
+    def __init__(self, base_url: str, *, timeout_seconds: float, connections: int) -> None:
         self._client = httpx.AsyncClient(
             base_url=base_url,
             timeout=httpx.Timeout(timeout_seconds, connect=min(_CONNECT_SECONDS, timeout_seconds)),
@@ -37,11 +35,16 @@ class PredictorHttp:
             verify=_trusted() if base_url.startswith("https:") else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
         )
 
-    async def post(self, path: str, content: bytes, headers: Mapping[str, str], key: str) -> bytes:
-        """The body of a 200 answer. Raises the predictor's error as the table's, or Unavailable."""
+    async def post(
+        self, path: str, content: bytes, headers: Mapping[str, str], key: str, *, twice: bool = False
+    ) -> bytes:
+        """The body of a 200 answer. `twice`: what is cut off by the end of the predictor's process is asked once more.
+
+        Raises the predictor's error as the table's, or Unavailable.
+        """
         asked = {**headers, **request_headers(key)}
         response = await self._answered(path, content, asked)
-        if response.status_code == _CUT_OFF and self._twice:
+        if response.status_code == CutOff.status and twice:
             response = await self._answered(path, content, asked)
         if response.status_code != 200:
             raise error_of(response.status_code, response.content, response.headers.get("retry-after"))

@@ -17,7 +17,7 @@ from whimbrel.transformers.predictor_http import PredictorHttp
 
 
 class RestInference:
-    """One pool of connections to one predictor; `close` it. `twice`: as `PredictorHttp` has it."""
+    """One pool of connections to one predictor; `close` it."""
 
     def __init__(
         self,
@@ -27,15 +27,16 @@ class RestInference:
         timeout_seconds: float,
         connections: int,
         headers: Mapping[str, str] | None = None,
-        twice: bool = True,
     ) -> None:
         self._path, self._model_name, self._headers = f"/v2/models/{model_name}/infer", model_name, headers or {}
-        self._http = PredictorHttp(base_url, timeout_seconds=timeout_seconds, connections=connections, twice=twice)
+        self._http = PredictorHttp(base_url, timeout_seconds=timeout_seconds, connections=connections)
 
-    async def infer(self, tensor: NDArray[np.uint8], parameters: Mapping[str, str | int], key: str) -> Answer:
+    async def infer(
+        self, tensor: NDArray[np.uint8], parameters: Mapping[str, str | int], key: str, *, twice: bool = False
+    ) -> Answer:
         head, content = _request(tensor, parameters, key)
         headers = {"content-type": "application/octet-stream", JSON_LENGTH_HEADER: str(len(head)), **self._headers}
-        return self._answer(await self._http.post(self._path, head + content, headers, key))
+        return self._answer(await self._http.post(self._path, head + content, headers, key, twice=twice))
 
     async def close(self) -> None:
         await self._http.close()

@@ -25,7 +25,7 @@ TIMEOUT_SECONDS: Final = 30.0
 MAX_REASON: Final = 300
 LOADING_SECONDS: Final = 60.0  # a replica that has just started is ready before it holds the candidate: 404 until then
 NOTHING: Final = {"label": "", "score": 0.0}
-_BUSY: Final = frozenset({409, 429, 503})
+_BUSY: Final = frozenset({409, 429, 503})  # not 502: the end of the asked one's process, which is its failure
 _WAIT_SECONDS: Final = 0.2
 
 
