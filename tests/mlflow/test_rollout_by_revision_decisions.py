@@ -360,7 +360,7 @@ class World:
 WHOLE_WAY = [("Loading", 0), ("Backtest", 0), ("Canary", 20), ("Canary", 50), ("Promoting", 100), ("Promoted", 100)]
 
 
-def a_pod(restarts: int, *, ready: bool = False, leaves: bool = False) -> dict[str, Any]:
+def a_pod(restarts: int, *, ready: bool = False, leaves: bool = False, phase: str = "Running") -> dict[str, Any]:
     container: dict[str, Any] = {
         "name": "predictor",
         "ready": ready,
@@ -370,7 +370,7 @@ def a_pod(restarts: int, *, ready: bool = False, leaves: bool = False) -> dict[s
     if restarts:
         container["lastState"] = {"terminated": {"exitCode": 137}}
     metadata = {"name": f"pod-{restarts}"} | ({"deletionTimestamp": "2026-01-01T00:00:00Z"} if leaves else {})
-    return {"metadata": metadata, "status": {"containerStatuses": [container]}}
+    return {"metadata": metadata, "status": {"phase": phase, "containerStatuses": [container]}}
 
 
 CANARY = Traffic("1", "2", 20)
@@ -392,6 +392,7 @@ CANARY = Traffic("1", "2", 20)
             None,
         ),
         ([a_pod(3, leaves=True)], CANARY, True, None, None),
+        ([a_pod(3, phase="Failed")], CANARY, True, None, None),  # evicted, say
         (
             [a_pod(3)],
             Traffic("1", "1", 0, arrived=False, lacks="w"),

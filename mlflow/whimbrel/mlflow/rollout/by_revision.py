@@ -100,8 +100,9 @@ def traffic_of(service: Mapping[str, Any], rollout: ModelRollout) -> Traffic:
 
 def with_word_of(pods: Sequence[Mapping[str, Any]], traffic: Traffic, candidate: str) -> Traffic:
     """The traffic as the pods of the newest revision have it: one that crashes again and again is given up, and none
-    has arrived where none is ready. Without pods it is at zero, or they may not be seen."""
-    down = [pod for pod in pods if "deletionTimestamp" not in pod["metadata"] and not _is_ready(pod)]
+    has arrived where none is ready. Without pods it is at zero, or they may not be seen. A pod that has ended for good,
+    as one that was evicted, stays listed while another runs in its place."""
+    down = [pod for pod in pods if not (_is_over(pod) or _is_ready(pod))]
     for pod in down:
         if traffic.candidate == candidate and (said := trouble(pod)) and readiness(pod)[2] >= CRASHES:
             return traffic.changed(failed=said)
@@ -109,6 +110,10 @@ def with_word_of(pods: Sequence[Mapping[str, Any]], traffic: Traffic, candidate:
     if not said or any(_is_ready(pod) for pod in pods):
         return traffic
     return traffic.changed(arrived=False, lacks=said if traffic.arrived else f"{traffic.lacks}: {said}")
+
+
+def _is_over(pod: Mapping[str, Any]) -> bool:
+    return "deletionTimestamp" in pod["metadata"] or (pod.get("status") or {}).get("phase") in {"Failed", "Succeeded"}
 
 
 def _is_ready(pod: Mapping[str, Any]) -> bool:
