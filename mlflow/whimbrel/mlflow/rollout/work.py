@@ -233,7 +233,7 @@ class Work:
             now, enough = asyncio.get_running_loop().time(), len(self._shadows) >= MAX_SHADOWS
             if len(self._fresh) >= SHADOWS_A_FILE or now - kept >= SHADOW_SECONDS or enough:
                 await asyncio.to_thread(self._store.add_shadows, self._fresh)
-                self._trouble = _void(self._fresh)
+                self._trouble, self._failures = _void(self._fresh), 0
                 self._fresh, kept = [], now
             if enough:
                 break
