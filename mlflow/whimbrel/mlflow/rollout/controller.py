@@ -161,7 +161,7 @@ class Controller:
             )
 
     async def _reconcile(self, rollout: ModelRollout) -> None:
-        mover = self._mover(rollout)
+        mover, rivals = self._mover(rollout), await self._rivals(rollout)
         try:
             traffic = await mover.look()
         except (NotFound, InputRefused) as error:
@@ -173,7 +173,7 @@ class Controller:
         work = self._work(rollout)
         now = datetime.now(UTC)
         evidence = await asyncio.to_thread(work.evidence, rollout, traffic.requests)
-        seen = Seen(now, traffic, evidence, work.backtested, work.trouble, await self._rivals(rollout))
+        seen = Seen(now, traffic, evidence, work.backtested, work.trouble, rivals)
         status = await asyncio.to_thread(next_status, rollout, seen)
         if status.phase in ENDS and rollout.status.phase in LEAVING and traffic.like(wanted(rollout)):
             status = await self._with_alias_at(traffic.current, rollout.spec, status)
@@ -188,7 +188,8 @@ class Controller:
         work.follow(rollout)
 
     async def _rivals(self, rollout: ModelRollout) -> tuple[ModelRollout, ...]:
-        """Listed after the rollout was read, so that a claim of its own is in the list."""
+        """Listed after the rollout was read, so that a claim of its own is in the list; and before the traffic is seen,
+        so that it is what an ended one left."""
         if rollout.status.phase is not Phase.PENDING:
             return ()
         listed = await self._cluster.list(MODEL_ROLLOUT, rollout.namespace)

@@ -2,7 +2,8 @@
 
 A rollout claims it in its own status and looks at the others once more before anything moves. Of two that claim at
 once at least one sees the other then, for a list that shows its own claim shows those before it too. Whoever sees a
-claim waits, and takes its own back where the other's name comes first; who sees none begins.
+claim waits, and takes its own back where the other's name comes first; who sees none begins. The traffic it begins
+from is seen after that list: whoever had begun before has ended by then, and nobody else begins beside the claim.
 """
 
 from __future__ import annotations
