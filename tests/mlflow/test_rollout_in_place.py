@@ -218,13 +218,47 @@ def test_one_that_waits_for_its_champion_leaves_the_traffic_where_it_is(fresh: W
     assert fresh.points_at() == Pointer(current=EQUAL)
 
 
-def test_an_abort_ends_one_whose_traffic_nobody_can_see(fresh: World, controller: Running) -> None:
+def aborted_without_its_pointer(world: World, controller: Running, name: str, deadline: str, s3: S3Client) -> str:
+    """The pointer's content as it was. The InferenceService is none, so the rollout waits in its backtest."""
+    key = f"{name}/pointer.json"
+    pointer = PointerStore(s3, ObjectRef(BUCKET, key))
+    pointer.write(Pointer(current=CHAMPION), None)
+    spec = {"pointer": pointer.place.uri, "inferenceService": "none"}
+    world.rollouts.start(name, EQUAL, {"progressDeadline": deadline, "deadline": "2h"}, **spec)
+    controller.wait_until(lambda: world.rollouts.phase(name) == "Backtest", "the backtest")
+    content = s3.get_object(Bucket=BUCKET, Key=key)["Body"].read().decode()
+    s3.delete_object(Bucket=BUCKET, Key=key)
+    world.rollouts.decide(name, "Abort")
+    said = f"expected a model pointer at {pointer.place.uri}, seen none"
+    controller.wait_until(lambda: said in world.rollouts.status(name)["message"], "the reason")
+    return content
+
+
+def test_an_abort_ends_one_whose_pointer_is_gone_for_long(fresh: World, controller: Running, store: Store) -> None:
+    aborted_without_its_pointer(fresh, controller, "gone", "1s", store.s3())
+    status = fresh.rollouts.ends("gone", controller)
+    assert status["message"].startswith("aborted by hand, the traffic left: expected a model pointer")
+
+
+def test_an_abort_takes_back_the_traffic_of_a_pointer_that_returns(
+    fresh: World, controller: Running, store: Store
+) -> None:
+    s3 = store.s3()
+    content = aborted_without_its_pointer(fresh, controller, "returning", "1h", s3)
+    assert EQUAL.uri in content
+    s3.put_object(Bucket=BUCKET, Key="returning/pointer.json", Body=content.encode())
+    assert fresh.rollouts.ends("returning", controller)["message"] == "aborted by hand"
+    read = PointerStore(s3, ObjectRef(BUCKET, "returning/pointer.json")).read()
+    assert read is not None
+    assert read.pointer == Pointer(current=CHAMPION)
+
+
+def test_an_abort_ends_one_that_never_saw_its_traffic(fresh: World, controller: Running) -> None:
     fresh.rollouts.start("nowhere", EQUAL, pointer=f"s3://{BUCKET}/none/pointer.json", inferenceService="none")
     said = f"expected a model pointer at s3://{BUCKET}/none/pointer.json"
     controller.wait_until(lambda: said in fresh.rollouts.status("nowhere").get("message", ""), "the reason")
     fresh.rollouts.decide("nowhere", "Abort")
-    status = fresh.rollouts.ends("nowhere", controller)
-    assert status["message"].startswith(f"aborted by hand, the traffic left: {said}")
+    assert fresh.rollouts.ends("nowhere", controller)["message"] == "aborted by hand before it began"
 
 
 def by_hand(world: World, change: Callable[[Pointer], Pointer]) -> None:

@@ -12,7 +12,7 @@ import pytest
 from whimbrel.core.errors import InputRefused
 from whimbrel.mlflow.rollout.gates import Gate, Measure, judge
 from whimbrel.mlflow.rollout.policy import parse_policy, seconds
-from whimbrel.mlflow.rollout.reconcile import Backtested, Evidence, Seen, Traffic, next_move, next_status
+from whimbrel.mlflow.rollout.reconcile import Backtested, Evidence, Seen, Traffic, ended_unseen, next_move, next_status
 from whimbrel.mlflow.rollout.resource import ModelRollout, Phase, Spec, new, parse, status_document
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -252,6 +252,23 @@ def test_a_third_version_is_left_whatever_is_on_its_way_and_an_abort_ends_it_the
     world.decide("Abort")
     world.until(Phase.ROLLED_BACK)
     assert world.traffic == theirs
+
+
+def test_an_abort_leaves_the_traffic_only_where_it_is_not_found_for_the_progress_deadline() -> None:
+    world = World({"progressDeadline": "30s"})
+    just_before, then = START + timedelta(seconds=29), START + timedelta(seconds=30)
+    assert ended_unseen(world.rollout, START, then, "gone") is None
+    world.decide("Abort")
+    pending = ended_unseen(world.rollout, START, START, "gone")
+    assert pending is not None
+    assert (pending.phase, pending.message) == (Phase.ROLLED_BACK, "aborted by hand before it began")
+    world = World({"progressDeadline": "30s"})
+    world.until(Phase.CANARY)
+    world.decide("Abort")
+    assert ended_unseen(world.rollout, START, just_before, "gone") is None
+    left = ended_unseen(world.rollout, START, then, "gone")
+    assert left is not None
+    assert (left.phase, left.message) == (Phase.ROLLED_BACK, "aborted by hand, the traffic left: gone")
 
 
 def test_harm_is_refused_also_while_a_replica_lags() -> None:

@@ -43,7 +43,16 @@ from whimbrel.mlflow.rollout.live_results import ResultsSource, Walk
 from whimbrel.mlflow.rollout.movement import Mover
 from whimbrel.mlflow.rollout.ownership import rivals_of
 from whimbrel.mlflow.rollout.prometheus import PrometheusSource
-from whimbrel.mlflow.rollout.reconcile import JUDGED, LEAVING, Seen, ended_unseen, next_move, next_status, wanted
+from whimbrel.mlflow.rollout.reconcile import (
+    JUDGED,
+    LEAVING,
+    Seen,
+    Traffic,
+    ended_unseen,
+    next_move,
+    next_status,
+    wanted,
+)
 from whimbrel.mlflow.rollout.resource import ENDS, ModelRollout, Phase, Spec, Status, parse, status_document
 from whimbrel.mlflow.rollout.work import Asking, Work
 
@@ -106,6 +115,7 @@ class Controller:
         self._cluster, self._s3, self._settings = cluster, s3, settings
         self._http = httpx.AsyncClient()
         self._works: dict[str, Work] = {}
+        self._unseen: dict[str, datetime] = {}  # since when each look at the traffic of these found nothing
 
     async def run(self) -> None:
         try:
@@ -162,13 +172,8 @@ class Controller:
 
     async def _reconcile(self, rollout: ModelRollout) -> None:
         mover, rivals = self._mover(rollout), await self._rivals(rollout)
-        try:
-            traffic = await mover.look()
-        except (NotFound, InputRefused) as error:
-            status = ended_unseen(rollout, datetime.now(UTC), str(error))
-            if status is None:
-                raise
-            await self._write(rollout, status)
+        traffic = await self._traffic(rollout, mover)
+        if traffic is None:
             return
         work = self._work(rollout)
         now = datetime.now(UTC)
@@ -186,6 +191,20 @@ class Controller:
         if target is not None:
             await mover.move(target, traffic)
         work.follow(rollout)
+
+    async def _traffic(self, rollout: ModelRollout, mover: Mover) -> Traffic | None:
+        """None once the rollout has ended for want of it. Raises what the look raises."""
+        unseen = self._unseen.pop(rollout.uid, None)
+        try:
+            return await mover.look()
+        except NotFound as error:
+            now = datetime.now(UTC)
+            since = self._unseen[rollout.uid] = unseen or now
+            status = ended_unseen(rollout, since, now, str(error))
+            if status is None:
+                raise
+        await self._write(rollout, status)
+        return None
 
     async def _rivals(self, rollout: ModelRollout) -> tuple[ModelRollout, ...]:
         """Listed after the rollout was read, so that a claim of its own is in the list; and before the traffic is seen,
@@ -281,6 +300,8 @@ class Controller:
         return status
 
     async def _forget(self, alive: AbstractSet[str]) -> None:
+        for uid in self._unseen.keys() - alive:
+            del self._unseen[uid]
         for uid in self._works.keys() - alive:
             await self._works.pop(uid).stop()
 

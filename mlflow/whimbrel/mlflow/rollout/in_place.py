@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from whimbrel.core.errors import InputRefused, NotFound
+from whimbrel.core.errors import NotFound
 from whimbrel.core.model_pointer import PointedVersion, Pointer, PointerStore, Read, Replica
 from whimbrel.mlflow.rollout.reconcile import Traffic
 
@@ -56,7 +56,7 @@ class InPlace:
         try:
             read = self._store.read()
         except NotFound:
-            raise InputRefused(
+            raise NotFound(
                 f"expected a model pointer at {self._store.place.uri}, seen none; "
                 "write it with `whimbrel model point`, and start the predictors on pointer+s3://..."
             ) from None

@@ -122,12 +122,18 @@ def next_status(rollout: ModelRollout, seen: Seen) -> Status:
     return rollout.status
 
 
-def ended_unseen(rollout: ModelRollout, now: datetime, why: str) -> Status | None:
-    """Of one that is aborted where nobody can say where its traffic is, as without its InferenceService: else it would
-    never end, and hold up those after it. The traffic is left."""
-    if rollout.spec.aborted is None:
+def ended_unseen(rollout: ModelRollout, since: datetime, now: datetime, why: str) -> Status | None:
+    """Of one that is aborted where what says its traffic, the InferenceService or the pointer, was not found `since`
+    then: else it would never end, and hold up those after it. It leaves the traffic, so it waits for the progress
+    deadline: what is deleted and created anew may come back with traffic of the candidate's."""
+    status, aborted, limit = rollout.status, rollout.spec.aborted, rollout.spec.policy.progress_deadline
+    if aborted is None:
         return None
-    return rollout.status.entered(Phase.ROLLED_BACK, now, f"{rollout.spec.aborted}, the traffic left: {why}")
+    if status.phase is Phase.PENDING:
+        return status.entered(Phase.ROLLED_BACK, now, f"{aborted} before it began")
+    if now < since + timedelta(seconds=seconds(limit)):
+        return None
+    return status.entered(Phase.ROLLED_BACK, now, f"{aborted}, the traffic left: {why}")
 
 
 def _end_before_it_began(rollout: ModelRollout, seen: Seen) -> Status | None:
