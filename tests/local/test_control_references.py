@@ -116,6 +116,14 @@ def test_a_trigger_without_its_subscriber_says_so_and_loses_nothing(machine: Mac
     assert trigger["subscriber"] == {"uri": f"http://127.0.0.1:{GATEWAY}/unresolved"}
 
 
+def test_a_container_of_a_source_has_the_name_that_knative_gives_it(machine: Machine) -> None:
+    machine.apply(SOURCE.replace("- name: source\n          image", "- image"), SETTINGS, SECRET)
+    machine.settle()
+
+    ((pod, _),) = machine.outcome.pods
+    assert [each["name"] for each in pod["spec"]["containers"]] == ["one-0"]
+
+
 @pytest.mark.parametrize(("api_version", "kind"), [("serving.knative.dev/v1", "Service"), ("apps/v1", "Deployment")])
 def test_a_sink_binding_gives_its_subject_its_sink(machine: Machine, api_version: str, kind: str) -> None:
     template = {

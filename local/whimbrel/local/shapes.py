@@ -219,8 +219,19 @@ class _CeOverrides(_Value):
     extensions: dict[str, str] = {}
 
 
+class _SourceTemplate(_Value):
+    metadata: _TemplateMetadata | None = None
+    spec: _Pod
+
+
+class _ContainerSourceSpec(_Value):
+    sink: _Destination
+    template: _SourceTemplate
+    ce_overrides: _CeOverrides | None = None
+
+
 class _NamedContainer(_Container):
-    name: str = Field(min_length=1, max_length=63)  # which KServe and Knative give where there is none
+    name: str = Field(min_length=1, max_length=63)  # which KServe and Knative give to theirs where there is none
 
 
 class _NamedPod(_Value):
@@ -230,12 +241,6 @@ class _NamedPod(_Value):
 class _PodTemplate(_Value):
     metadata: _TemplateMetadata | None = None
     spec: _NamedPod
-
-
-class _ContainerSourceSpec(_Value):
-    sink: _Destination
-    template: _PodTemplate
-    ce_overrides: _CeOverrides | None = None
 
 
 def _is_count_or_share(value: int | str) -> int | str:

@@ -251,7 +251,7 @@ class _Pass:
             running = owned
             self.pods.keep(source)
         else:
-            template = serving.with_environment(source["spec"]["template"], given)
+            template = serving.with_environment(templates.of_source(source), given)
             running = self.pods.of(source, names.of(source)[1], template, 1)
         seen = [self.facts.seen.get(names.of(pod), Seen()) for pod in running]
         failure = next((each.fault or each.last_exit for each in seen if not each.ready), "")

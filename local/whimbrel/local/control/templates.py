@@ -1,4 +1,4 @@
-"""What pods are made from: a revision with what Knative tells every container, and a pod of any template; pure."""
+"""What pods are made from: revisions and sources with what Knative adds to them, and a pod of any template; pure."""
 
 from __future__ import annotations
 
@@ -33,6 +33,13 @@ def of_revision(revision: Object) -> dict[str, Any]:
         "annotations": {k: v for k, v in names.annotations_of(revision).items() if k != names.TEMPLATE_DIGEST},
     }
     return serving.with_environment({"metadata": metadata, "spec": spec}, given)
+
+
+def of_source(source: Object) -> dict[str, Any]:
+    """With the names that Knative gives to containers of a ContainerSource where nothing names them."""
+    template, name = source["spec"]["template"], source["metadata"]["name"]
+    containers = [{"name": f"{name}-{i}", **each} for i, each in enumerate(template["spec"]["containers"])]
+    return {**template, "spec": {**template["spec"], "containers": containers}}
 
 
 def pod(owner: Object, prefix: str, template: Mapping[str, Any], digest: str) -> Object:
