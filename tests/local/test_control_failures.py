@@ -144,6 +144,42 @@ def test_replica_sets_keep_the_templates_of_a_deployment_and_their_order(machine
     assert names.annotations_of(deployment)[replica_sets.REVISION] == "5"
 
 
+BOUND = """
+apiVersion: sources.knative.dev/v1
+kind: SinkBinding
+metadata: {name: bound}
+spec: {sink: {uri: "http://somewhere"}, subject: {apiVersion: apps/v1, kind: Deployment, name: watcher}}
+"""
+
+
+def test_replica_sets_count_the_pods_that_a_sink_binding_gives_its_sink(machine: Machine) -> None:
+    def counts() -> dict[str, int]:
+        found = sorted(machine.storage.list(kinds.REPLICA_SET), key=replica_sets.number)
+        return {str(replica_sets.number(each)): each["status"]["replicas"] for each in found}
+
+    machine.apply(BOUND, ALWAYS_ON)
+    machine.settle()
+    assert counts() == {"1": 1}
+    machine.apply(ALWAYS_ON.replace("sqs", "amqp"))
+    machine.once()  # the new pod is not ready yet
+    assert counts() == {"1": 1, "2": 1}
+    machine.settle()
+    assert counts() == {"1": 0, "2": 1}
+    machine.apply(BOUND.replace("somewhere", "elsewhere"))
+    machine.once()
+    assert counts() == {"1": 0, "2": 2}
+
+
+def test_a_number_of_a_replica_set_that_somebody_wrote_over_is_given_again(machine: Machine) -> None:
+    machine.apply(ALWAYS_ON)
+    machine.settle()
+    (found,) = World(machine.storage).of(kinds.REPLICA_SET)
+    World(machine.storage).annotate(kinds.REPLICA_SET, found, {replica_sets.REVISION: "many"})
+    machine.once()
+    assert machine.outcome.failed == set()
+    assert [replica_sets.number(each) for each in machine.storage.list(kinds.REPLICA_SET)] == [1]
+
+
 def test_an_annotation_undoes_no_change_that_was_made_meanwhile(machine: Machine) -> None:
     machine.apply(ALWAYS_ON)
     world = World(machine.storage)

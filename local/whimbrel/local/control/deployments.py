@@ -41,10 +41,11 @@ class Step:
 def template_of(deployment: Object, extra_env: Sequence[Mapping[str, str]] = ()) -> dict[str, Any]:
     """With the label by which Kubernetes tells the pods of one template from those of another.
 
-    `extra_env`: what SinkBindings add to its containers. What kubectl writes for nothing, when it goes back to a
-    template, makes no other template of it.
+    `extra_env`: what SinkBindings add to its containers, which the label is not of: it is the ReplicaSet's too, that
+    keeps the template as it was written. What kubectl writes for nothing, when it goes back to a template, makes no
+    other template of it.
     """
-    template = serving.with_environment(deployment["spec"]["template"], extra_env)
+    template = serving.with_environment(deployment["spec"]["template"], ())
     metadata = {name: value for name, value in (template.get("metadata") or {}).items() if value is not None}
     for container in template["spec"]["containers"]:
         if not container.get("resources", True):
@@ -52,7 +53,7 @@ def template_of(deployment: Object, extra_env: Sequence[Mapping[str, str]] = ())
     template = {**template, "metadata": metadata}
     digest = serving.digest_of(template)[:_HASH_LETTERS]
     labels = dict(metadata.get("labels") or {}) | {names.TEMPLATE_HASH_LABEL: digest}
-    return {**template, "metadata": {**metadata, "labels": labels}}
+    return serving.with_environment({**template, "metadata": {**metadata, "labels": labels}}, extra_env)
 
 
 def replicas(deployment: Object) -> int:

@@ -73,10 +73,13 @@ class PodSets:
         revision = {replica_sets.REVISION: names.annotations_of(now)[replica_sets.REVISION]}
         self._world.annotate(kinds.DEPLOYMENT, deployment, revision)
         pods = self._read(owned, digest)
-        self._world.set_status(kinds.REPLICA_SET, now, replica_sets.status(now, [pod for pod in pods if pod.current]))
+        its = [
+            pod for pod in pods if _is_of(owned[pod.name], now)
+        ]  # also those from before a change of what a SinkBinding adds
+        self._world.set_status(kinds.REPLICA_SET, now, replica_sets.status(now, its))
         old = []
         for each in (each for each in known if each["metadata"]["name"] != now["metadata"]["name"]):
-            its = [pod for pod in pods if not pod.current and _is_of(owned[pod.name], each)]
+            its = [pod for pod in pods if _is_of(owned[pod.name], each)]
             if (written := self._world.ensure(kinds.REPLICA_SET, replica_sets.retired(each, its))) is not None:
                 self._world.set_status(kinds.REPLICA_SET, written, replica_sets.status(written, its))
                 old.append(written)
@@ -123,4 +126,4 @@ class PodSets:
 
 def _is_of(pod: Object, replica_set: Object) -> bool:
     label = names.TEMPLATE_HASH_LABEL
-    return names.labels_of(pod).get(label) == names.labels_of(replica_set)[label]
+    return names.labels_of(pod).get(label) == names.labels_of(replica_set).get(label)

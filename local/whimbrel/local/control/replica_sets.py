@@ -6,6 +6,7 @@ Nothing here follows from them: the pods are the Deployment's own.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -17,10 +18,13 @@ from whimbrel.local.control.world import owner_reference
 REVISION = "deployment.kubernetes.io/revision"
 _CHANGE_CAUSE = "kubernetes.io/change-cause"
 _KEPT = 10  # Kubernetes' default
+_NUMBER = re.compile(r"[0-9]{1,9}")
 
 
 def number(replica_set: Object) -> int:
-    return int(names.annotations_of(replica_set).get(REVISION, "0"))
+    """0 where anybody has annotated it with what is none."""
+    said = names.annotations_of(replica_set).get(REVISION, "")
+    return int(said) if _NUMBER.fullmatch(said) else 0
 
 
 def latest(deployment: Object, known: Sequence[Object]) -> Object:
