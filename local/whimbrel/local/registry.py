@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from whimbrel.core.process_end import run_program
 
-if __name__ == "__main__":
-    from mlflow.cli import cli
 
-    run_program(cli)
+def main() -> int:
+    from mlflow.cli import cli  # not before: what it registers for the exit is to be called
+
+    cli()
+    return 0
+
+
+if __name__ == "__main__":
+    run_program(main)

@@ -76,7 +76,8 @@ def _keep_modules(*, with_torch: bool) -> None:
     gc.collect()
     gc.freeze()
     gc.enable()
-    atexit.register(gc.unfreeze)  # extension modules count at the end what nobody collected
+    # Where the interpreter ends as usual, as in the tests, extension modules count at the end what nobody collected.
+    atexit.register(gc.unfreeze)
 
 
 def keep_for_the_next_batch() -> None:
