@@ -96,6 +96,7 @@ def test_reports_beyond_one_page_count(store: PointerStore, s3: S3Client) -> Non
         s3.put_object(Bucket=store.place.bucket, Key=f"digits/replicas/{number:04}.json", Body=b"")
     live = Replica(uid="z", expires=time.time() + 60, pointer_etag="x", synced=True)
     store.report(live)
+    assert s3.list_objects_v2(Bucket=store.place.bucket, Prefix="digits/replicas/")["IsTruncated"]
 
     assert store.live_replicas() == [live]
 

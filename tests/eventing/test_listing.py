@@ -21,6 +21,7 @@ def test_pages_and_what_is_left_out(s3: S3Client, bucket: str) -> None:
     hidden = [f"p/by-version/{n}.json" for n in range(20)]
     with ThreadPoolExecutor(8) as threads:
         list(threads.map(lambda key: s3.put_object(Bucket=bucket, Key=key), [*shown, *hidden, "p/x.txt", "q.json"]))
+    assert s3.list_objects_v2(Bucket=bucket, Prefix="p/")["KeyCount"] == PAGE_KEYS
     asked: list[str] = []
     s3.meta.events.register("before-parameter-build.s3.ListObjectsV2", partial(_note, asked))
     found = [entry.key for entry in entries(s3, bucket, "p/", leave_out="p/by-version/")]

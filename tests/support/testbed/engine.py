@@ -61,7 +61,7 @@ class OneMachine:
         """
         before = self.component(name)["restarts"]
         while self.component(name)["restarts"] == before:
-            pid = self.component(name)["pid"]
+            pid = wait_for(lambda: self.component(name)["pid"], f"a process of {name}")
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
             self._wait_for_another(name, pid)
