@@ -22,7 +22,7 @@ from whimbrel.core.kustomize import render
 from whimbrel.local.engine import Engine
 from whimbrel.local.settings import EngineSettings
 
-_READY_SECONDS = 180
+_READY_SECONDS = 300  # MLflow's start is in it where no model has to be made first
 
 logger = logging.getLogger(__name__)
 
