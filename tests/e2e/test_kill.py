@@ -1,4 +1,4 @@
-"""Nothing is lost and nothing comes twice, whatever is killed with SIGKILL while 150 objects are in flight."""
+"""Nothing is lost and nothing comes twice, whatever is killed with SIGKILL while 300 objects are in flight."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from testbed.processes import wait_for
 from whimbrel.core.s3 import sqs_client
 from whimbrel.core.settings import S3Settings
 
-OBJECTS = 150
+OBJECTS = 300
 BROKEN = 6
 NO_ANSWER = "store does not answer"
 
