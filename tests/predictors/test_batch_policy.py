@@ -76,14 +76,48 @@ def test_times_that_change_while_running_change_the_size() -> None:
     assert batch_size(times, ADAPTIVE) < 16
 
 
-def test_now_and_then_a_larger_size_is_tried() -> None:
+def test_now_and_then_larger_sizes_are_tried() -> None:
     times = measured(serial)
     sizes = set()
     for _ in range(64):
         sizes.add(batch_size(times, ADAPTIVE))
         times.observe(1, serial(1))
 
+    assert sizes == {1, 2, 4}
+
+
+def test_a_trial_stays_within_the_latency_budget() -> None:
+    short = BatchLimits(64, 0.005, 1000, adaptive=True, latency_budget_seconds=3 * serial(1))
+    times = measured(serial, short)
+    sizes = set()
+    for _ in range(64):
+        sizes.add(batch_size(times, short))
+        times.observe(1, serial(1))
+
     assert sizes == {1, 2}
+
+
+def test_a_size_that_does_not_pay_hides_none_that_does() -> None:
+    def by_fours(size: int) -> float:
+        return 0.03 * size if size < 4 else 0.02 * size
+
+    times = measured(by_fours)
+    assert batch_size(times, ADAPTIVE) == 1
+    for _ in range(64):
+        size = batch_size(times, ADAPTIVE)
+        times.observe(size, by_fours(size))
+
+    assert batch_size(times, ADAPTIVE) >= 4
+
+
+def test_a_first_measurement_of_a_bad_moment_is_averaged_away() -> None:
+    times = BatchTimes()
+    times.observe(1, 0.03)
+    times.observe(2, 0.12)
+    for _ in range(3):
+        times.observe(2, 0.04)
+
+    assert times.seconds(2) == pytest.approx(0.06)
 
 
 def test_what_was_never_measured_is_approached_by_doubling() -> None:

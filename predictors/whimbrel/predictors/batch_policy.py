@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 PROFIT = 1.05  # a larger batch has to compute at least 5 % more images a second, or it only waits longer
 _NEW_MEASUREMENT_WEIGHT = 0.2
-_BATCHES_BETWEEN_TRIALS = 64
+_BATCHES_BETWEEN_TRIALS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +32,13 @@ class BatchLimits:
 
 @dataclass(slots=True)
 class BatchTimes:
-    """Seconds on the device by batch size, smoothed; kept for each doubling of the size, interpolated between."""
+    """Seconds on the device by batch size, smoothed; kept for each doubling of the size, interpolated between.
+
+    The first few of a size are averaged: one of a bad moment does not stand for long.
+    """
 
     _measured: dict[int, tuple[float, float]] = field(default_factory=dict)  # doubling: (size, seconds)
+    _counts: dict[int, int] = field(default_factory=dict)  # doubling: how often it was measured
     _points: list[tuple[float, float]] = field(default_factory=list)  # the same by size
     batches: int = 0
     decided: dict[BatchLimits, int] = field(default_factory=dict)  # sizes that hold until the next measurement
@@ -44,7 +48,9 @@ class BatchTimes:
         self.decided.clear()
         doubling = (size - 1).bit_length()
         old = self._measured.get(doubling, (float(size), seconds))
-        self._measured[doubling] = (_smoothed(old[0], size), _smoothed(old[1], seconds))
+        count = self._counts[doubling] = self._counts.get(doubling, 0) + 1
+        weight = max(_NEW_MEASUREMENT_WEIGHT, 1 / count)
+        self._measured[doubling] = (_smoothed(old[0], size, weight), _smoothed(old[1], seconds, weight))
         self._points = [self._measured[doubling] for doubling in sorted(self._measured)]
 
     def adopt(self, others: BatchTimes) -> None:
@@ -99,8 +105,9 @@ class Arrivals:
 def batch_size(times: BatchTimes, limits: BatchLimits) -> int:
     """The most images that the next batch should have: as many as the device profits from within the budget.
 
-    While the largest size that was measured is the best one, the next doubling is allowed too; and now and then one
-    beyond the best, so that a measurement of a bad moment is mended.
+    While the largest size that was measured is the best one, the next doubling is allowed too; and now and then one or
+    two doublings beyond the best, so that a measurement of a bad moment is mended, and a size that does not pay hides
+    none that does.
     """
     if not limits.adaptive:
         return limits.max_batch_size
@@ -114,8 +121,11 @@ def _decided_size(times: BatchTimes, limits: BatchLimits) -> int:
     if not times.largest:
         return 1
     best = _most_profitable(times, limits)
-    trial = times.batches % _BATCHES_BETWEEN_TRIALS == _BATCHES_BETWEEN_TRIALS - 1
-    if best == times.largest or trial:
+    trial, until_then = divmod(times.batches, _BATCHES_BETWEEN_TRIALS)
+    if until_then == _BATCHES_BETWEEN_TRIALS - 1:
+        far = 4 * best
+        best = far if trial % 2 and times.seconds(far) <= limits.latency_budget_seconds else 2 * best
+    elif best == times.largest:
         best *= 2
     return min(best, limits.max_batch_size)
 
@@ -174,5 +184,5 @@ def _most_profitable(times: BatchTimes, limits: BatchLimits) -> int:
     return best
 
 
-def _smoothed(old: float, new: float) -> float:
-    return old + _NEW_MEASUREMENT_WEIGHT * (new - old)
+def _smoothed(old: float, new: float, weight: float = _NEW_MEASUREMENT_WEIGHT) -> float:
+    return old + weight * (new - old)
