@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from testbed.processes import free_port
 from whimbrel.core.errors import NotFound, PackageRefused, Unavailable
 from whimbrel.core.package import MANIFEST, Package, write_manifest
 from whimbrel.core.package_transfer import fetch, manifest_of, upload
 from whimbrel.core.s3 import s3_client
 from whimbrel.core.settings import S3Settings
+from whimbrel.local.state import free_port
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client

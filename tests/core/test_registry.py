@@ -14,9 +14,9 @@ from urllib.parse import urljoin
 import pytest
 
 from testbed.answering import Answer, Answering, answering
-from testbed.processes import free_port
 from whimbrel.core.errors import InputRefused, NotFound, PackageRefused, SettingsError, Unavailable, WhimbrelError
 from whimbrel.core.registry import MAX_ANSWER_BYTES, ModelLocation, resolve
+from whimbrel.local.state import free_port
 
 DIGEST = "sha256:" + "a" * 64
 FOLDER = "s3://models/mlflow/1/models/m-1/artifacts"

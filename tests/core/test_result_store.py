@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from testbed.ceph import Ceph
-from testbed.processes import free_port
 from testbed.records import result_of
 from whimbrel.core.conditional_puts import IfMatch
 from whimbrel.core.errors import NotFound, Unavailable
@@ -20,6 +19,7 @@ from whimbrel.core.result_store import ResultStore, Written
 from whimbrel.core.results import Gone, Result, latest_key, parse_gone, parse_result, result_key
 from whimbrel.core.s3 import s3_client
 from whimbrel.core.settings import S3Settings
+from whimbrel.local.state import free_port
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from testbed.ceph import Ceph
-from testbed.processes import free_port, running
+from testbed.processes import running
 from testbed.records import result_of
 from testbed.stores import Store
 from whimbrel.core.cloudevent import Event
@@ -21,6 +21,7 @@ from whimbrel.core.s3 import s3_client
 from whimbrel.core.self_trigger import Announced, check_not_announced, creations
 from whimbrel.core.settings import S3Settings
 from whimbrel.eventing.results_sink import write
+from whimbrel.local.state import free_port
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client

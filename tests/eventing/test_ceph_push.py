@@ -19,7 +19,7 @@ from testbed.ceph import Ceph
 from testbed.ceph_pull import CREDENTIALS
 from testbed.ceph_push import KEYS, Queued, notify, topics_of
 from testbed.certificates import certificate_for_loopback
-from testbed.processes import Running, answers, free_port, running
+from testbed.processes import Running, answers, running
 from testbed.rabbitmq import RabbitMq
 from testbed.sinks import Reply, scripted_sink
 from whimbrel.core.cloudevent import Event
@@ -27,6 +27,7 @@ from whimbrel.core.records import object_event
 from whimbrel.eventing.rgw.setup import Topics
 from whimbrel.eventing.rgw.signing import Signer
 from whimbrel.eventing.rgw.topic_plan import OPAQUE
+from whimbrel.local.state import free_port
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from testbed.processes import answers, free_port, running
+from testbed.processes import answers, running
 from testbed.sinks import Reply, scripted_sink
 from testbed.stores import Store
 from whimbrel.core.cloudevent import Event, binary, json_event
@@ -25,6 +25,7 @@ from whimbrel.eventing.dead_letter_record import dead_letter_of, error_text, rep
 from whimbrel.eventing.dead_letters import Replayed, Stored, get, iterate, replay
 from whimbrel.eventing.unreadable import unreadable_event
 from whimbrel.eventing.upstream import Unreadable
+from whimbrel.local.state import free_port
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client

@@ -17,7 +17,7 @@ import httpx
 import pytest
 
 from testbed.certificates import certificate_for_loopback
-from testbed.processes import Running, answers, free_port, running, wait_for
+from testbed.processes import Running, answers, running, wait_for
 from testbed.sinks import Reply, scripted_sink
 from whimbrel.core.cloudevent import Event, batched, binary, structured
 from whimbrel.core.errors import SettingsError
@@ -27,6 +27,7 @@ from whimbrel.core.settings import load
 from whimbrel.eventing.push.authentication import admission
 from whimbrel.eventing.push.settings import PushSourceSettings
 from whimbrel.eventing.push.upstream import REFUSAL_SECONDS
+from whimbrel.local.state import free_port
 
 from .conftest import notification, record
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
-from testbed.processes import Running, answers, free_port, running, wait_for
+from testbed.processes import Running, answers, running, wait_for
 from testbed.stores import Store
 from whimbrel.core.cloudevent import Event, batched, binary, structured
 from whimbrel.core.errors import NotFound, SettingsError
@@ -23,6 +23,7 @@ from whimbrel.core.results import Gone, Result, ResultEvent, ResultModel, Result
 from whimbrel.core.settings import load
 from whimbrel.eventing.results_reader import ResultReader
 from whimbrel.eventing.settings import ResultsSinkSettings
+from whimbrel.local.state import free_port
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
-from testbed.processes import free_port, wait_for
+from testbed.processes import wait_for
 from testbed.sinks import Reply, scripted_sink
 from testbed.stores import Store
 from whimbrel.core.cloudevent import Event
 from whimbrel.core.records import object_event
+from whimbrel.local.state import free_port
 
 from .conftest import Queue, SourceInThread, SourceProcess, notification, record
 

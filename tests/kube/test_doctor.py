@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from testbed.cluster_api import write_kubeconfig
-from testbed.processes import environment, free_port
+from testbed.processes import environment
 from testbed.recorded_cluster import Object, RecordedCluster, recorded_cluster
 from testbed.stores import CREDENTIALS, Store
 from whimbrel.core.kustomize import render
@@ -22,6 +22,7 @@ from whimbrel.kube.client import client
 from whimbrel.kube.doctor import Finding, State, around, judge, look, references
 from whimbrel.kube.doctor.around import Buckets
 from whimbrel.kube.marked_yaml import documents
+from whimbrel.local.state import free_port
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client

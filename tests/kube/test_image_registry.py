@@ -14,12 +14,13 @@ import pytest
 from testbed.cluster_api import write_kubeconfig
 from testbed.combinations import MANIFESTS
 from testbed.image_registry import PASSWORD, USER, ImageRegistry, docker_config, image_registry
-from testbed.processes import environment, free_port
+from testbed.processes import environment
 from testbed.recorded_cluster import Object, RecordedCluster, recorded_cluster
 from whimbrel.core.kustomize import render
 from whimbrel.kube.doctor import Finding, State
 from whimbrel.kube.doctor.image_names import Image, Login, image_of, images, logins_of, pull_secrets
 from whimbrel.kube.doctor.image_registry import image_findings
+from whimbrel.local.state import free_port
 
 DIGEST = "sha256:" + "a" * 64
 HELD = {"team/whimbrel/predictors": frozenset({"0.1.0", DIGEST}), "team/private": frozenset({"1"})}

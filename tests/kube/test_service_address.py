@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from testbed.cluster_api import cluster_api, write_kubeconfig
-from testbed.processes import free_port
 from whimbrel.core.errors import NotFound, SettingsError, Unavailable
 from whimbrel.kube.services import address_of, service_address
+from whimbrel.local.state import free_port
 
 STATUSES = Path(__file__).parent.parent / "data" / "kserve"
 ISVC = "/apis/serving.kserve.io/v1beta1/namespaces/whimbrel/inferenceservices/photos"

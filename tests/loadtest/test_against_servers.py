@@ -14,7 +14,7 @@ import pytest
 
 from testbed.answering import Answer, answering
 from testbed.hey import needs_hey
-from testbed.processes import free_port, wait_for
+from testbed.processes import wait_for
 from whimbrel.core.errors import SettingsError, Unavailable
 from whimbrel.loadtest import bodies, hey, measure
 from whimbrel.loadtest.bodies import Body
@@ -23,6 +23,7 @@ from whimbrel.loadtest.plan import Load
 from whimbrel.loadtest.report import Report
 from whimbrel.loadtest.settings import LimitSettings
 from whimbrel.loadtest.targets import Place, Target, behind_gateway
+from whimbrel.local.state import free_port
 
 pytestmark = needs_hey
 

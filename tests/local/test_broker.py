@@ -15,12 +15,13 @@ import httpx
 import pytest
 import uvicorn
 
-from testbed.processes import free_port, wait_for
+from testbed.processes import wait_for
 from testbed.subscribers import Answer, Script, Subscriber, reply, subscriber
 from whimbrel.core.cloudevent import Event, batched, binary, json_event, structured
 from whimbrel.local.broker.app import Ingress
 from whimbrel.local.broker.config import parse_config
 from whimbrel.local.broker.settings import BrokerSettings
+from whimbrel.local.state import free_port
 
 EVENT = json_event(id="1", source="test", type="put", subject="a.jpg", data={"key": "a.jpg"})
 FAST: dict[str, Any] = {"retry": 5, "backoffPolicy": "exponential", "backoffDelay": "PT0.001S", "timeout": "PT5S"}

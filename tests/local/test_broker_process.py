@@ -10,9 +10,10 @@ from pathlib import Path
 
 import httpx
 
-from testbed.processes import Running, answers, free_port, running, wait_for
+from testbed.processes import Running, answers, running, wait_for
 from testbed.subscribers import Answer, Subscriber, subscriber
 from whimbrel.core.cloudevent import binary, json_event
+from whimbrel.local.state import free_port
 
 MODULE = "whimbrel.local.broker"
 EVENT = json_event(id="1", source="test", type="put", data=None)

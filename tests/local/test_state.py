@@ -11,7 +11,7 @@ import pytest
 
 from whimbrel.core.errors import SettingsError
 from whimbrel.local.groups import start_time
-from whimbrel.local.state import Ports, locked, read_status, write_atomically, write_status
+from whimbrel.local.state import Ports, free_port, locked, read_status, write_atomically, write_status
 
 
 def test_a_state_folder_is_one_engines(tmp_path: Path) -> None:
@@ -70,3 +70,13 @@ def test_nothing_of_a_dead_engine_is_ready(tmp_path: Path) -> None:
 
     assert status is not None
     assert (status["running"], status["ready"], status["components"][0]["ready"]) == (False, False, False)
+
+
+def test_a_free_port_is_none_that_an_outgoing_connection_may_take_first() -> None:
+    first, last = map(int, Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split())
+    if first < 16_000:
+        pytest.skip(f"outgoing connections have nearly all ports here: {first} to {last}")
+    ports = {free_port() for _ in range(20)}
+
+    assert len(ports) > 1
+    assert all(1024 <= port < first for port in ports)

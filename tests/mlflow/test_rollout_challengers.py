@@ -18,13 +18,14 @@ import yaml
 from typer.testing import CliRunner, Result
 
 from testbed.kubernetes_api import KubernetesApi, kubernetes_api
-from testbed.processes import Running, free_port, running
+from testbed.processes import Running, running
 from testbed.stores import Store
 from whimbrel.cli.app import app
 from whimbrel.core.model_pointer import PointedVersion, Pointer, PointerStore
 from whimbrel.core.package import WEIGHTS, write_manifest
 from whimbrel.core.references import ObjectRef
 from whimbrel.kube.client import Client, Object, client
+from whimbrel.local.state import free_port
 from whimbrel.mlflow.register import register
 from whimbrel.mlflow.registry_view import list_aliases, set_alias
 from whimbrel.mlflow.rollout.challengers import Challengers

@@ -17,7 +17,6 @@ import pytest
 
 from testbed.answering import Answer, answering
 from testbed.predictors import null_images, running_predictor, v2_document
-from testbed.processes import free_port
 from testbed.prometheus import needs_prometheus, prometheus
 from whimbrel.core.errors import NotFound, Unavailable
 from whimbrel.core.result_store import ResultStore
@@ -33,6 +32,7 @@ from whimbrel.core.results import (
     dump,
 )
 from whimbrel.core.tensors import MODEL_VERSION
+from whimbrel.local.state import free_port
 from whimbrel.mlflow.rollout.evidence import Bet
 from whimbrel.mlflow.rollout.live import Live, LiveLatency, LiveSource
 from whimbrel.mlflow.rollout.live_results import ResultsSource, Walk

@@ -19,9 +19,10 @@ import pytest
 
 from testbed.dripping_store import dripping_store
 from testbed.predictors import Predictor, listening_ports, null_images, running_predictor, v2_document
-from testbed.processes import environment, free_port, running, wait_for
+from testbed.processes import environment, running, wait_for
 from testbed.stores import CREDENTIALS, Store
 from whimbrel.core.package import digest_of_json
+from whimbrel.local.state import free_port
 
 DIGEST = "sha256:" + "1" * 64
 PORTS = {"WHIMBREL_HTTP_PORT": "0", "WHIMBREL_GRPC_PORT": "0"}

@@ -20,7 +20,7 @@ import pytest
 
 from testbed.packages import packaged
 from testbed.predictors import running_predictor
-from testbed.processes import environment, free_port, wait_for
+from testbed.processes import environment, wait_for
 from testbed.stores import Store
 from whimbrel.core.errors import PackageRefused, SettingsError
 from whimbrel.core.metrics import exposition
@@ -30,6 +30,7 @@ from whimbrel.core.package_transfer import upload
 from whimbrel.core.references import ObjectRef
 from whimbrel.core.s3 import s3_client
 from whimbrel.core.settings import S3Settings, load
+from whimbrel.local.state import free_port
 from whimbrel.predictors.batcher import device_threads
 from whimbrel.predictors.memory import ran_short
 from whimbrel.predictors.null_network import null_network

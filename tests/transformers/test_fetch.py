@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from testbed.processes import free_port
 from testbed.stores import Store
 from whimbrel.core.errors import NotFound, PayloadTooLarge, Unavailable
 from whimbrel.core.references import ObjectRef
 from whimbrel.core.s3 import s3_client
 from whimbrel.core.settings import S3Settings
+from whimbrel.local.state import free_port
 from whimbrel.transformers.fetch import ObjectGone, ObjectReader
 
 if TYPE_CHECKING:

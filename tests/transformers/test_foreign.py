@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from testbed.plain_servers import HEIGHT, LABELS, WIDTH, Plain, plain_grpc, plain_v1, plain_v2
-from testbed.processes import free_port
 from testbed.stores import Store
 from testbed.transformers import running_transformer
 from whimbrel.core.errors import NotFound, SettingsError, Unavailable
 from whimbrel.core.package import Preset
 from whimbrel.core.results import Prediction
 from whimbrel.core.settings import load
+from whimbrel.local.state import free_port
 from whimbrel.transformers.answers import Answer
 from whimbrel.transformers.connect import predictor_of
 from whimbrel.transformers.contract import Contract, contract_of

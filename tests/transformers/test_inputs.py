@@ -18,7 +18,6 @@ import pytest
 
 from testbed.images import object_event, png
 from testbed.predictors import Predictor, v2_outputs
-from testbed.processes import free_port
 from testbed.stores import Store
 from testbed.transformers import Transformer, running_transformer
 from whimbrel.core import cloudevent
@@ -26,6 +25,7 @@ from whimbrel.core.errors import InputRefused, PresetMismatch, Unavailable
 from whimbrel.core.kserve_sdk import GRPCInferenceServiceStub, InferInput, InferRequest, InferResponse
 from whimbrel.core.references import ObjectRef
 from whimbrel.core.results import PREDICTION_TYPE, parse_result
+from whimbrel.local.state import free_port
 from whimbrel.transformers.inputs import AskedImage, Url, images_of_v1, images_of_v2
 
 if TYPE_CHECKING:

@@ -10,7 +10,6 @@ import httpx
 import pytest
 
 from testbed.images import object_event, png
-from testbed.processes import free_port
 from testbed.stores import Store
 from testbed.transformers import Transformer, running_transformer
 from whimbrel.core import cloudevent
@@ -27,6 +26,7 @@ from whimbrel.core.results import (
     ResultObject,
     parse_result,
 )
+from whimbrel.local.state import free_port
 from whimbrel.transformers.known import _REMEMBERED, KnownAnswers
 
 if TYPE_CHECKING:

@@ -11,10 +11,11 @@ import pytest
 
 from testbed.images import png
 from testbed.predictors import Predictor
-from testbed.processes import answers, free_port, running, wait_for
+from testbed.processes import answers, running, wait_for
 from testbed.stores import Store
 from testbed.transformers import Transformer, running_transformer
 from whimbrel.core.tensors import TAG_HEADER, VERSION_HEADER
+from whimbrel.local.state import free_port
 
 
 def predict(transformer: Transformer, **options: Any) -> httpx.Response:

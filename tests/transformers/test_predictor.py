@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 
 from testbed.answering import Answer as HttpAnswer
 from testbed.answering import answering
-from testbed.processes import free_port
 from whimbrel.core.errors import PresetMismatch, TryAgain, Unavailable, UndecodableImage
 from whimbrel.core.package import Preset
 from whimbrel.core.results import Prediction, ResultModel
 from whimbrel.core.settings import load
 from whimbrel.core.tensors import PRESET_DIGEST, TOP_K
+from whimbrel.local.state import free_port
 from whimbrel.transformers import predictor_http
 from whimbrel.transformers.answers import Answer, Inference, Named, answer_of, error_of
 from whimbrel.transformers.connect import addressed, predictor_of

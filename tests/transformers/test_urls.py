@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from testbed.odd_http import BODY, OddServer, odd_server, write_certificates
-from testbed.processes import free_port
 from whimbrel.core.errors import InputRefused, PayloadTooLarge, Unavailable, UnfetchableUrl, WhimbrelError
+from whimbrel.local.state import free_port
 from whimbrel.transformers.url_rule import UrlRule, is_public
 from whimbrel.transformers.urls import UrlFetcher
 

@@ -6,6 +6,7 @@ import fcntl
 import json
 import logging
 import os
+import secrets
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -22,6 +23,8 @@ _LOCK = "engine.lock"
 _PORTS = "ports.json"
 _PROCESSES = "processes.json"
 _STATUS = "status.json"
+_OUTGOING_PORTS = Path("/proc/sys/net/ipv4/ip_local_port_range")
+_LOWEST_PORT, _TRIES = 15_000, 100
 
 
 @contextmanager
@@ -125,7 +128,8 @@ class Ports:
             return int(found.getsockname()[1])
 
     def _reopened(self, name: str) -> socket.socket | None:
-        return _listen(self._known.get(name, 0)) or _listen(0)
+        known = self._known.get(name)
+        return (_listen(known) if known else None) or _listen(free_port())
 
     def _remember(self, name: str, port: int) -> None:
         if self._known.get(name) != port:
@@ -134,8 +138,23 @@ class Ports:
 
 
 def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
+    """One that nobody listens on, for a process that will; the system gives it to no outgoing connection meanwhile."""
+    above = _first_outgoing_port() - _LOWEST_PORT
+    for _ in range(_TRIES if above > _TRIES else 0):
+        port = _LOWEST_PORT + secrets.randbelow(above)
+        if (probe := _listen(port)) is not None:
+            probe.close()
+            return port
+    with socket.create_server(("127.0.0.1", 0)) as any_port:
+        return int(any_port.getsockname()[1])
+
+
+def _first_outgoing_port() -> int:
+    """From here on the system chooses ports of outgoing connections; Linux says where, others begin higher."""
+    try:
+        return int(_OUTGOING_PORTS.read_text().split()[0])
+    except (OSError, ValueError, IndexError):
+        return 32768
 
 
 def _listen(port: int) -> socket.socket | None:

@@ -27,9 +27,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from testbed.processes import Running, answers, environment, free_port, wait_for
+from testbed.processes import Running, answers, environment, wait_for
 from whimbrel.core.s3 import s3_client
 from whimbrel.core.settings import S3Settings
+from whimbrel.local.state import free_port
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client

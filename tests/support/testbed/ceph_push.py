@@ -10,10 +10,10 @@ from typing import Any
 
 from testbed.activator import activator
 from testbed.ceph import ACCESS_KEY, SECRET_KEY, Ceph
-from testbed.processes import free_port
 from whimbrel.core.settings import S3Settings
 from whimbrel.eventing.rgw.setup import Topics
 from whimbrel.eventing.rgw.topic_plan import ENDPOINT, PERSISTENT, NotificationWish, TopicWish
+from whimbrel.local.state import free_port
 
 KEYS = ["plain.png", 'in/a b+ü&%41 "q".jpg', "in/..hidden", "a+b c.png", "日本/鳥.png"]
 

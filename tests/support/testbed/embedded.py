@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from testbed.processes import Running, answers, free_port, running
+from testbed.processes import Running, answers, running
 from testbed.stores import CREDENTIALS, Store
+from whimbrel.local.state import free_port
 
 
 @contextmanager

@@ -18,7 +18,8 @@ from typing import Any
 import httpx
 import pytest
 
-from testbed.processes import Running, environment, free_port
+from testbed.processes import Running, environment
+from whimbrel.local.state import free_port
 
 _LEAST = (1, 27)  # the first that sends fieldValidation and reads OpenAPI 3
 

@@ -21,7 +21,8 @@ from tempfile import TemporaryDirectory
 import httpx
 from packaging.requirements import Requirement
 
-from testbed.processes import Running, environment, free_port
+from testbed.processes import Running, environment
+from whimbrel.local.state import free_port
 
 ROOT = Path(__file__).parents[3]
 LOCKS = {

@@ -13,7 +13,8 @@ from typing import Any
 import httpx
 import pytest
 
-from testbed.processes import Running, answers, environment, free_port
+from testbed.processes import Running, answers, environment
+from whimbrel.local.state import free_port
 
 _MISSING = "Prometheus is not installed: apt install --no-install-recommends prometheus"
 needs_prometheus = pytest.mark.skipif(shutil.which("prometheus") is None, reason=_MISSING)

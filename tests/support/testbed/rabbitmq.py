@@ -18,7 +18,8 @@ import pytest
 from aio_pika.abc import AbstractChannel
 
 from testbed.certificates import certificate_for_loopback
-from testbed.processes import Running, free_port, wait_for
+from testbed.processes import Running, wait_for
+from whimbrel.local.state import free_port
 
 SERVER = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
 MISSING = "RabbitMQ is not installed: apt install rabbitmq-server"

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import httpx
 
-from testbed.processes import answers, free_port, running
+from testbed.processes import answers, running
 from testbed.stores import CREDENTIALS, Store
+from whimbrel.local.state import free_port
 
 SETTINGS = {
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # else ten processes of 250 MB

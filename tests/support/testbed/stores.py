@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from testbed.processes import Running, answers, free_port, running
+from testbed.processes import Running, answers, running
 from whimbrel.core.s3 import s3_client, sqs_client
 from whimbrel.core.settings import S3Settings
+from whimbrel.local.state import free_port
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from testbed.processes import Running, answers, environment, free_port
+from testbed.processes import Running, answers, environment
 from testbed.storm.faults import FaultyProxy, faulty_proxies
 from testbed.storm.lanes import Lane
+from whimbrel.local.state import free_port
 
 _START_SECONDS = 120.0
 _SINKS = ("results", "dead-letters")
