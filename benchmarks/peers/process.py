@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import socket
 import subprocess
 import tempfile
 import time
@@ -15,6 +14,8 @@ from pathlib import Path
 import psutil
 from clients import Form, answer_of
 from peers.catalog import Peer
+
+from whimbrel.local.state import free_port
 
 START_SECONDS, END_SECONDS = 180.0, 15.0
 _PORTS = ("PEER_PORT", "PEER_SECOND_PORT", "PEER_THIRD_PORT", "PEER_FOURTH_PORT", "PEER_FIFTH_PORT")
@@ -59,13 +60,10 @@ def end(process: subprocess.Popen[bytes]) -> None:
 
 def free_ports(count: int) -> list[int]:
     """Of loopback, all different."""
-    probes = [socket.socket() for _ in range(count)]
-    for probe in probes:
-        probe.bind(("127.0.0.1", 0))
-    numbers = [int(probe.getsockname()[1]) for probe in probes]
-    for probe in probes:
-        probe.close()
-    return numbers
+    found = set[int]()
+    while len(found) < count:
+        found.add(free_port())
+    return list(found)
 
 
 def _wait_for_an_answer(process: subprocess.Popen[bytes], form: Form, port: int, log: Path) -> None:

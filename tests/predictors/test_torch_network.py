@@ -281,3 +281,20 @@ async def test_what_fails_after_the_current_version_left_brings_it_back(tmp_path
             await found.load(source("2", wrong), drain_and_swap=True)
 
         assert {role: each.version for role, each in found.roles.items()} == {"current": "1"}
+
+
+@pytest.mark.anyio
+async def test_the_heap_is_given_back_before_a_load_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from whimbrel.predictors import memory
+
+    first, _ = exported_package(tmp_path / "first")
+    second, _ = exported_package(tmp_path / "second")
+    free = [2**40]
+    monkeypatch.setattr(memory, "free_bytes", lambda device: free[-1])
+    monkeypatch.setattr(memory, "give_back", lambda: free.append(2**40))
+    async with residents(tmp_path, 2**40) as found:
+        await found.load(source("1", first))
+        free.append(0)  # as after a large batch
+        await found.load(source("2", second))
+
+        assert {role: each.version for role, each in found.roles.items()} == {"current": "2", "previous": "1"}
